@@ -1,0 +1,92 @@
+//! What is remembered of a job and of a start that is under way.
+
+use crate::names::{BackendName, ExportType, JobId, UserId};
+
+/// A job and its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The id that the backend gave it.
+    pub id: JobId,
+    /// The backend that started it and alone can answer for it.
+    pub backend: BackendName,
+    /// Its type; `None` when workers were found to have it without our having started it.
+    pub export: Option<ExportType>,
+    /// Who started it; `None` when it was found and not started here: then whoever asks may see it.
+    pub user: Option<UserId>,
+    /// When it was started (or found), milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// How far it is, as last seen.
+    pub state: JobState,
+}
+
+/// How far a job is, as last seen in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobState {
+    /// Not known to be over.
+    Open,
+    /// Its backend said `complete`.
+    Complete,
+    /// Its backend said `error`.
+    Error,
+}
+
+impl JobState {
+    /// Returns the word used in the store, in metrics and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobState::Open => "open",
+            JobState::Complete => "complete",
+            JobState::Error => "error",
+        }
+    }
+
+    /// Reads the word back.
+    pub fn parse(text: &str) -> Option<JobState> {
+        [JobState::Open, JobState::Complete, JobState::Error].into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A start that is about to be sent: durable before a byte leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// Unique for every start; the `Idempotency-Key` that workers get.
+    pub key: Box<str>,
+    /// `X-Request-Id` of the client's request; not unique, clients may choose it.
+    pub request_id: Box<str>,
+    /// Who starts; `None` for an anonymous start on legacy.
+    pub user: Option<UserId>,
+    /// What is started.
+    pub export: ExportType,
+    /// The backend it is being sent to.
+    pub backend: BackendName,
+    /// When it was recorded, milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// From then on a running intent reads as unknown, milliseconds since the Unix epoch.
+    pub deadline_ms: u64,
+    /// How it ended, if it has.
+    pub state: IntentState,
+}
+
+/// How a start ended. One that ended with an owner, a refusal or an answer of the client's own fault is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IntentState {
+    /// Sent or about to be.
+    Running,
+    /// Nobody knows whether a job exists.
+    Unknown,
+}
+
+impl IntentState {
+    /// Returns the word used in the store and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IntentState::Running => "running",
+            IntentState::Unknown => "unknown",
+        }
+    }
+
+    /// Reads the word back.
+    pub fn parse(text: &str) -> Option<IntentState> {
+        [IntentState::Running, IntentState::Unknown].into_iter().find(|state| state.as_str() == text)
+    }
+}

@@ -1,0 +1,89 @@
+//! Every bound that the file does not set, with its unit and where it comes from.
+
+use std::time::Duration;
+
+/// Longest job id, bytes. The spec's pattern `[A-Za-z0-9_-]{1,128}`.
+pub const JOB_ID: usize = 128;
+/// Longest export type, bytes: a path segment that stays readable in a metric label.
+pub const EXPORT_TYPE: usize = 64;
+/// Longest request id taken from a client, bytes of visible ASCII.
+pub const REQUEST_ID: usize = 128;
+/// Largest configuration file that is read, bytes: far above any real one, far below what hurts.
+pub const CONFIG_FILE: u64 = 1024 * 1024;
+/// Most problems of one configuration file that are reported.
+pub const CONFIG_PROBLEMS: usize = 100;
+/// Deepest nesting of foreign JSON that is read; serde_json's own recursion limit.
+pub const JSON_DEPTH: usize = 128;
+
+/// How long a job just started on workers may answer 404 before that means "not found".
+pub const FRESH_JOB: Duration = Duration::from_secs(30);
+/// How long "neither backend has this job" is remembered.
+pub const NEITHER_KEPT: Duration = Duration::from_secs(5);
+/// Most look-ups of unknown jobs at the same time, over all threads.
+pub const JOB_LOOKUPS: usize = 50;
+/// Most WebSocket handshakes for unknown jobs at the same time, over all threads.
+pub const UNKNOWN_JOB_SOCKETS: usize = 50;
+/// Most "neither has it" answers remembered: 50 look-ups of 10 ms fill it in 5 s at the most.
+pub const NEITHER_ENTRIES: usize = 25_000;
+/// Jobs held in memory in front of the store: an hour of 25 starts a second.
+pub const CACHED_JOBS: usize = 100_000;
+
+/// Most queued writes of the embedded store before a write is refused at once.
+pub const STORE_QUEUE: usize = 16_384;
+/// Most writes in one transaction of the embedded store (measured: more gains nothing).
+pub const STORE_BATCH: usize = 512;
+/// How long one operation on the embedded store may take before its caller stops waiting.
+pub const STORE_WAIT: Duration = Duration::from_secs(5);
+/// Most rows that one pass of expiry deletes, so that writes never wait long behind it.
+pub const EXPIRY_BATCH: usize = 1_000;
+/// Wall and monotonic clock may disagree by this much before expiry pauses.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// How long a look-up in a user's database may wait for a writer.
+pub const LOOKUP_BUSY: Duration = Duration::from_millis(250);
+/// Open database handles kept over all users.
+pub const LOOKUP_HANDLES: usize = 256;
+/// SQLite virtual machine steps that one look-up may take, in units of [`LOOKUP_STEP_UNIT`].
+pub const LOOKUP_STEPS: u32 = 1_000;
+/// Virtual machine steps between two checks of the step limit.
+pub const LOOKUP_STEP_UNIT: i32 = 1_000;
+/// Look-ups waiting for a thread before a further one fails at once.
+pub const LOOKUP_QUEUE: usize = 1_024;
+/// Longest file name that a look-up may return, bytes: the longest object key that R2 and S3 take.
+pub const INPUT_KEY: usize = 1_024;
+
+/// How long a request body waits for the backend's `100 Continue` before it is sent all the same (RFC 9110, 10.1.1).
+pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
+pub const LINGER: Duration = Duration::from_secs(2);
+/// Most bytes thrown away while a closed connection lingers.
+pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// Idle connections kept per backend and thread.
+pub const POOL_IDLE: usize = 1_024;
+/// Two address families are tried this far apart (RFC 8305 says 250 ms).
+pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of one name that are dialled at the most.
+pub const DIAL_ADDRESSES: usize = 8;
+/// Header fields that a backend's answer may have.
+pub const ANSWER_HEADERS: usize = 200;
+/// Size of a backend's answer head, bytes. Cloudflare allows 128 KiB in all.
+pub const ANSWER_HEAD: usize = 128 * 1024;
+/// `Retry-After` of the gateway's own 503s, seconds.
+pub const RETRY_AFTER: u64 = 2;
+
+/// Requests worked on at the same time over all threads; beyond it new ones get 503 `overloaded`.
+pub const REQUESTS: usize = 20_000;
+
+/// After this without an event the configuration's content is compared all the same (NFS has no events).
+pub const CONFIG_POLL: Duration = Duration::from_secs(2);
+/// Two equal reads this far apart mean that an edit in place is over.
+pub const CONFIG_SETTLE: Duration = Duration::from_millis(50);
+
+/// Access-log lines are written at least this often.
+pub const LOG_FLUSH: Duration = Duration::from_millis(500);
+/// Bytes of access log that a thread gathers before it hands them over.
+pub const LOG_BUFFER: usize = 64 * 1024;
+/// Buffers that wait for the log's writer before lines are dropped and counted.
+pub const LOG_QUEUE: usize = 64;
+/// Longest piece of client data in a log line, bytes.
+pub const LOG_FIELD: usize = 256;

@@ -1,0 +1,3 @@
+//! Which way a request goes: pure, without tokio and without I/O.
+
+pub mod table;
