@@ -5,4 +5,7 @@ pub mod names;
 pub mod routing;
 pub mod exports;
 pub mod config;
+pub mod telemetry;
+pub mod http;
+pub mod backends;
 pub mod jobs;

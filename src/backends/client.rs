@@ -1,0 +1,259 @@
+//! Requests to backends: a pool per thread and backend, and one rule for sending again.
+//!
+//! A request is sent a second time only if it was handed back unwritten, or is a GET or HEAD without a body.
+//! An error says whether a byte can have left: that is what the outcome of a start is decided on.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::backends::dial::{DialError, Dialer};
+use crate::http::body::{Upload, UploadError};
+use crate::http::socket::Peek;
+use crate::limits;
+use crate::names::BackendName;
+use crate::routing::table::{Backend, BaseUrl};
+
+/// Why there is no answer from a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection; nothing was sent.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// A fresh connection gave the request back; nothing was sent.
+    #[error("request was handed back unsent")]
+    HandedBack(#[source] hyper::Error),
+    /// The client's own body failed; a part may have been sent.
+    #[error(transparent)]
+    Upload(UploadError),
+    /// The connection ended before an answer's head; the backend may have acted.
+    #[error("connection ended before an answer")]
+    Closed(#[source] hyper::Error),
+    /// What came is not HTTP that may be passed on; the backend may have acted.
+    #[error("answer is not valid HTTP")]
+    Unreadable(#[source] hyper::Error),
+    /// No answer's head within the time; the backend may have acted.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl SendError {
+    /// Says whether it is certain that no byte of the request was sent.
+    pub fn nothing_was_sent(&self) -> bool {
+        match self {
+            SendError::Dial(_) | SendError::HandedBack(_) => true,
+            SendError::Upload(_) | SendError::Closed(_) | SendError::Unreadable(_) | SendError::TimedOut(_) => false,
+        }
+    }
+
+    fn from_hyper(error: hyper::Error) -> SendError {
+        let upload = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<UploadError>()).copied();
+        match upload {
+            Some(upload) => SendError::Upload(upload),
+            None if error.is_parse() => SendError::Unreadable(error),
+            None => SendError::Closed(error),
+        }
+    }
+}
+
+/// What may be done with a request whose connection fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// A GET or HEAD without a body: once more, before the answer's head.
+    Safe,
+    /// Never, unless it was handed back unwritten.
+    Never,
+}
+
+impl Repeat {
+    /// Says what a method and its body allow (RFC 9110, 9.2.2; only GET and HEAD are taken at their word).
+    pub fn for_request(method: &Method, body: &Upload) -> Repeat {
+        let safe = matches!(*method, Method::GET | Method::HEAD) && matches!(body, Upload::Empty);
+        if safe { Repeat::Safe } else { Repeat::Never }
+    }
+}
+
+/// A thread's connections to both backends.
+#[derive(Debug)]
+pub struct Client {
+    dialer: Dialer,
+    legacy: Rc<RefCell<Pool>>,
+    workers: Rc<RefCell<Pool>>,
+}
+
+/// Idle connections to one address; the last one used is used next.
+#[derive(Debug, Default)]
+struct Pool {
+    url: Option<BaseUrl>,
+    idle: VecDeque<Idle>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Upload>,
+    peek: Peek,
+    url: BaseUrl,
+}
+
+/// The right to give a connection back once its answer has been read to the end. Dropped early, it closes it.
+#[derive(Debug)]
+pub struct Lease {
+    connection: Option<Connection>,
+    pool: Rc<RefCell<Pool>>,
+}
+
+impl Lease {
+    /// Gives the connection back.
+    pub fn give_back(mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let mut pool = self.pool.borrow_mut();
+        if pool.url.as_ref() == Some(&connection.url) && pool.idle.len() < limits::POOL_IDLE {
+            pool.idle.push_back(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl Client {
+    /// Starts with no connection.
+    pub fn new(dialer: Dialer) -> Client {
+        Client { dialer, legacy: Rc::default(), workers: Rc::default() }
+    }
+
+    fn pool(&self, name: BackendName) -> &Rc<RefCell<Pool>> {
+        match name {
+            BackendName::Legacy => &self.legacy,
+            BackendName::Workers => &self.workers,
+        }
+    }
+
+    /// Sends a request and returns the answer's head with its streaming body; `head_limit` bounds the wait for it.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether a byte can have left.
+    pub async fn send(
+        &self,
+        name: BackendName,
+        backend: &Backend,
+        request: Request<Upload>,
+        head_limit: Duration,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
+        match timeout(head_limit, self.send_unbounded(name, backend, request)).await {
+            Ok(result) => result,
+            Err(_) => Err(SendError::TimedOut(head_limit)),
+        }
+    }
+
+    async fn send_unbounded(
+        &self,
+        name: BackendName,
+        backend: &Backend,
+        mut request: Request<Upload>,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
+        let repeat = Repeat::for_request(request.method(), request.body());
+        let mut spare = (repeat == Repeat::Safe).then(|| copy_head(&request));
+        let pool = self.pool(name);
+        let mut pooled = checkout(pool, backend, repeat);
+        // At most three rounds: handed back by the pool's connection, broken once, and the last.
+        loop {
+            let was_pooled = pooled.is_some();
+            let mut connection = match pooled.take() {
+                Some(connection) => connection,
+                None => self.connect(backend).await?,
+            };
+            let mut failed = match connection.sender.try_send_request(request).await {
+                Ok(answer) => {
+                    let lease = Lease { connection: Some(connection), pool: pool.clone() };
+                    return Ok((answer, lease));
+                }
+                Err(failed) => failed,
+            };
+            request = match failed.take_message() {
+                Some(unsent) if was_pooled => unsent,
+                Some(_) => return Err(SendError::HandedBack(failed.into_error())),
+                None => {
+                    let error = SendError::from_hyper(failed.into_error());
+                    match (error, spare.take()) {
+                        (SendError::Closed(_), Some(copy)) => copy,
+                        (error, _) => return Err(error),
+                    }
+                }
+            };
+        }
+    }
+
+    async fn connect(&self, backend: &Backend) -> Result<Connection, SendError> {
+        let socket = self.dialer.dial(&backend.url, backend.connect_timeout).await?;
+        let peek = socket.peek_handle();
+        let (sender, driver) = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_headers(limits::ANSWER_HEADERS)
+            .max_header_size(limits::ANSWER_HEAD)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(SendError::HandedBack)?;
+        spawn_local(async move {
+            // Its error reaches whoever waits for the answer or reads its body.
+            let _ = driver.with_upgrades().await;
+        });
+        Ok(Connection { sender, peek, url: backend.url.clone() })
+    }
+
+    /// Closes connections that were idle for too long; called every second or so by the thread's keeper.
+    pub fn sweep(&self, legacy: &Backend, workers: &Backend) {
+        for (pool, backend) in [(&self.legacy, legacy), (&self.workers, workers)] {
+            let mut pool = pool.borrow_mut();
+            if pool.url.as_ref() != Some(&backend.url) {
+                pool.idle.clear();
+            }
+            while pool.idle.front().is_some_and(|idle| idle.since.elapsed() >= backend.idle_timeout) {
+                pool.idle.pop_front();
+            }
+            pool.idle.retain(|idle| !idle.connection.sender.is_closed());
+        }
+    }
+}
+
+/// Takes the connection that was used last; for a request that cannot be repeated the kernel is asked
+/// whether the backend has closed it meanwhile.
+fn checkout(pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<Connection> {
+    let mut pool = pool.borrow_mut();
+    if pool.url.as_ref() != Some(&backend.url) {
+        pool.url = Some(backend.url.clone());
+        pool.idle.clear();
+    }
+    while let Some(idle) = pool.idle.pop_back() {
+        if idle.since.elapsed() >= backend.idle_timeout {
+            pool.idle.clear();
+            return None;
+        }
+        let Idle { connection, .. } = idle;
+        if connection.sender.is_ready() && (repeat == Repeat::Safe || connection.peek.is_quiet()) {
+            return Some(connection);
+        }
+    }
+    None
+}
+
+/// Copies a request without a body, with what hyper keeps of its spelling.
+fn copy_head(request: &Request<Upload>) -> Request<Upload> {
+    let mut copy = Request::new(Upload::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}

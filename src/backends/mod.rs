@@ -1,0 +1,4 @@
+//! Connections to backends: dialling, pooling, sending.
+
+pub mod dial;
+pub mod client;

@@ -1,0 +1,428 @@
+//! Which header fields go on: hop-by-hop fields stay behind, forwarding fields are written anew.
+//!
+//! Rules: RFC 9110 section 7.6.1, RFC 9112 sections 3.2 and 6.1. Fields are edited in place after one scan, so
+//! that a request without anything special costs one walk over its names and three insertions.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version, request};
+
+use crate::http::refusal::Refusal;
+use crate::routing::table::Limits;
+
+/// `X-Request-Id`.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `X-Forwarded-For`.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Proto`.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Forwarded-Host`.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-Export-Backend`.
+pub const X_EXPORT_BACKEND: HeaderName = HeaderName::from_static("x-export-backend");
+/// `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What one walk over a request's head found.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Head {
+    /// A WebSocket handshake (RFC 6455, 4.2.1).
+    pub websocket: bool,
+    /// The client understands trailers (`TE: trailers`).
+    pub te_trailers: bool,
+    /// The client waits for `100 Continue`.
+    pub expects_continue: bool,
+    /// The body is chunked.
+    pub chunked: bool,
+    hosts: u8,
+    hop: Hop,
+}
+
+/// Which fields are there that must not go on.
+#[derive(Debug, Default, Clone, Copy)]
+struct Hop {
+    connection: bool,
+    keep_alive: bool,
+    proxy_connection: bool,
+    proxy_authorization: bool,
+    te: bool,
+    upgrade: bool,
+    forwarded: bool,
+}
+
+/// Checks a request's head and says what is in it.
+///
+/// # Errors
+/// A [`Refusal`] for whatever could be understood in two ways, or is over a limit.
+pub fn check(request: &request::Parts, limits: &Limits) -> Result<Head, Refusal> {
+    check_target(request, limits)?;
+    let mut head = Head::default();
+    let mut bytes = 0;
+    let mut upgrade_websocket = false;
+    for (name, value) in &request.headers {
+        bytes += name.as_str().len() + value.len() + 4;
+        match name.as_str() {
+            "host" => {
+                head.hosts = head.hosts.saturating_add(1);
+                check_host(request, value)?;
+            }
+            "connection" => head.hop.connection = true,
+            "transfer-encoding" => {
+                let only_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+                if head.chunked || !only_chunked || request.version != Version::HTTP_11 {
+                    return Err(Refusal::BadRequest("Transfer-Encoding must be chunked, once"));
+                }
+                head.chunked = true;
+            }
+            "te" => {
+                head.hop.te = true;
+                head.te_trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+            }
+            "upgrade" => {
+                head.hop.upgrade = true;
+                upgrade_websocket |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
+            }
+            "expect" => {
+                if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::ExpectationFailed);
+                }
+                head.expects_continue = request.version == Version::HTTP_11;
+            }
+            "keep-alive" => head.hop.keep_alive = true,
+            "proxy-connection" => head.hop.proxy_connection = true,
+            "proxy-authorization" => head.hop.proxy_authorization = true,
+            "forwarded" => head.hop.forwarded = true,
+            _ => {}
+        }
+    }
+    if bytes > limits.headers || request.headers.len() > limits.header_count {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    if head.hosts != 1 && !(head.hosts == 0 && request.version == Version::HTTP_10) {
+        return Err(Refusal::BadRequest("Exactly one Host is needed"));
+    }
+    if head.hop.connection {
+        check_nominated(&request.headers)?;
+    }
+    if upgrade_websocket {
+        head.websocket = is_websocket(request, &head)?;
+    }
+    Ok(head)
+}
+
+fn check_target(request: &request::Parts, limits: &Limits) -> Result<(), Refusal> {
+    if request.method == Method::CONNECT || request.method == Method::TRACE {
+        return Err(Refusal::MethodNotImplemented);
+    }
+    let target = request.uri.path_and_query().map_or("", |target| target.as_str());
+    if target.len() > limits.target {
+        return Err(Refusal::TargetTooLong);
+    }
+    let fits = target.starts_with('/') || (target == "*" && request.method == Method::OPTIONS);
+    if fits { Ok(()) } else { Err(Refusal::BadRequest("The request target must be a path")) }
+}
+
+/// A Host is `host[:port]`; an absolute-form target must name the same one.
+fn check_host(request: &request::Parts, value: &HeaderValue) -> Result<(), Refusal> {
+    let bytes = value.as_bytes();
+    let is_host_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
+    if bytes.is_empty() || !bytes.iter().all(is_host_byte) {
+        return Err(Refusal::BadRequest("Host must be a host name and perhaps a port"));
+    }
+    let Some(authority) = request.uri.authority() else { return Ok(()) };
+    if authority.as_str().as_bytes().eq_ignore_ascii_case(bytes) {
+        Ok(())
+    } else {
+        Err(Refusal::BadRequest("The request target and Host must name the same host"))
+    }
+}
+
+/// Fields that must not be taken away by naming them in `Connection`.
+fn is_protected(token: &[u8]) -> bool {
+    const PROTECTED: [&[u8]; 8] = [
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"authorization",
+        b"cookie",
+        b"idempotency-key",
+        b"content-type",
+        b"content-encoding",
+    ];
+    PROTECTED.iter().any(|name| token.eq_ignore_ascii_case(name))
+        || token.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
+}
+
+fn check_nominated(headers: &HeaderMap) -> Result<(), Refusal> {
+    for token in headers.get_all(header::CONNECTION).iter().flat_map(tokens) {
+        if is_protected(token) || HeaderName::from_bytes(token).is_err() {
+            return Err(Refusal::BadRequest("Connection names a field that it must not name"));
+        }
+    }
+    Ok(())
+}
+
+/// Says whether `Connection` names this field: the identity header must not be taken away that way.
+pub fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(header::CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+}
+
+/// A handshake that is not one goes on as a plain request, unless its body could be taken for frames.
+fn is_websocket(request: &request::Parts, head: &Head) -> Result<bool, Refusal> {
+    let headers = &request.headers;
+    let nominated = head.hop.connection && is_nominated(headers, &header::UPGRADE);
+    let single = |name: HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none())
+    };
+    let version_13 = single(header::SEC_WEBSOCKET_VERSION).is_some_and(|value| value == "13");
+    let key = single(header::SEC_WEBSOCKET_KEY).is_some();
+    let plain = request.method != Method::GET || request.version != Version::HTTP_11;
+    if plain || !nominated || !version_13 || !key {
+        return Ok(false);
+    }
+    let has_body = head.chunked || headers.get(header::CONTENT_LENGTH).is_some_and(|value| value != "0");
+    if has_body { Err(Refusal::BadRequest("A WebSocket handshake has no body")) } else { Ok(true) }
+}
+
+/// The comma-separated members of a field value, without empty ones.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Removes what must not go on to a backend, and adds back what this hop says itself.
+pub fn strip_request(headers: &mut HeaderMap, head: &Head) {
+    let hop = &head.hop;
+    if hop.connection {
+        remove_nominated(headers);
+    }
+    for (present, name) in [
+        (hop.keep_alive, KEEP_ALIVE),
+        (hop.proxy_connection, PROXY_CONNECTION),
+        (hop.proxy_authorization, header::PROXY_AUTHORIZATION),
+        (hop.te, header::TE),
+        (hop.upgrade, header::UPGRADE),
+        (hop.forwarded, header::FORWARDED),
+    ] {
+        if present {
+            headers.remove(name);
+        }
+    }
+    if head.websocket {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    } else if head.te_trailers {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes what must not go on to the client; `upgrading`: the answer is the 101 of a WebSocket handshake.
+pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
+    let mut hop = false;
+    for name in headers.keys() {
+        hop |= matches!(
+            name.as_str(),
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "proxy-authenticate"
+                | "transfer-encoding"
+                | "te"
+                | "upgrade"
+        );
+    }
+    if !hop {
+        return;
+    }
+    remove_nominated(headers);
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::PROXY_AUTHENTICATE, header::TRANSFER_ENCODING, header::TE] {
+        headers.remove(name);
+    }
+    headers.remove(header::UPGRADE);
+    if upgrading {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+fn remove_nominated(headers: &mut HeaderMap) {
+    let plain = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        bytes.eq_ignore_ascii_case(b"keep-alive") || bytes.eq_ignore_ascii_case(b"close")
+    };
+    if headers.get_all(header::CONNECTION).iter().all(plain) {
+        headers.remove(header::CONNECTION);
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .filter(|token| !is_protected(token))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .collect();
+    headers.remove(header::CONNECTION);
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Who sent a request, as the forwarding fields say it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// The peer's address as text.
+    pub address: &'a HeaderValue,
+    /// `http` or `https`: how the peer reached us.
+    pub scheme: &'static str,
+    /// Whether what the peer says about those before it is kept.
+    pub trusted: bool,
+}
+
+/// Writes `X-Forwarded-For`, `-Proto` and `-Host`.
+pub fn write_forwarding(headers: &mut HeaderMap, sender: &Sender<'_>) {
+    let host = headers.get(header::HOST).cloned();
+    if !sender.trusted {
+        headers.insert(X_FORWARDED_FOR, sender.address.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(sender.scheme));
+        match host {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+        return;
+    }
+    let mut hops: Vec<u8> = Vec::new();
+    for value in headers.get_all(X_FORWARDED_FOR).iter().chain([sender.address]) {
+        if !hops.is_empty() {
+            hops.extend_from_slice(b", ");
+        }
+        hops.extend_from_slice(value.as_bytes());
+    }
+    let hops = HeaderValue::from_bytes(&hops).unwrap_or_else(|_| sender.address.clone());
+    headers.insert(X_FORWARDED_FOR, hops);
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(sender.scheme));
+    if let Some(host) = host {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use std::time::Duration;
+
+    fn limits() -> Limits {
+        Limits {
+            start_body: 1 << 20,
+            answer_body: 1 << 20,
+            buffered: 1 << 26,
+            target: 8192,
+            headers: 32768,
+            header_count: 100,
+            connections: 10,
+            body_idle: Duration::from_secs(30),
+            write_idle: Duration::from_secs(600),
+        }
+    }
+
+    fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> request::Parts {
+        let mut builder = Request::builder().method(method).uri(uri);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).expect("a request").into_parts().0
+    }
+
+    fn refused(method: &str, uri: &str, fields: &[(&str, &str)]) -> bool {
+        check(&parts(method, uri, fields), &limits()).is_err()
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let host = ("host", "h");
+        assert!(!refused("GET", "/", &[host]));
+        assert!(refused("GET", "/", &[]));
+        assert!(refused("GET", "/", &[host, host]));
+        for bad in ["", "a b", "a@b", "a/b", "a,b", "a?b"] {
+            assert!(refused("GET", "/", &[("host", bad)]), "{bad:?}");
+        }
+        assert!(refused("CONNECT", "h:1", &[host]) && refused("TRACE", "/", &[host]));
+        assert!(refused("GET", "http://other/", &[host]) && !refused("GET", "http://H/x", &[host]));
+        for bad in ["cow, chunked", "chunked, chunked", "identity", "xchunked"] {
+            assert!(refused("POST", "/", &[host, ("transfer-encoding", bad)]), "{bad:?}");
+        }
+        assert!(refused("POST", "/", &[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
+        for bad in ["Host", "close, content-LENGTH", "x-forwarded-for", "cookie", "a b"] {
+            assert!(refused("GET", "/", &[host, ("connection", bad)]), "{bad:?}");
+        }
+        assert!(refused("GET", "/", &[host, ("expect", "200-ok")]));
+    }
+
+    #[test]
+    fn only_a_whole_websocket_handshake_upgrades() {
+        let fields = [
+            ("host", "h"),
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "x"),
+        ];
+        let head = check(&parts("GET", "/", &fields), &limits()).expect("a handshake");
+        assert!(head.websocket);
+        for missing in 1..fields.len() {
+            let mut fewer = fields.to_vec();
+            fewer.remove(missing);
+            let head = check(&parts("GET", "/", &fewer), &limits()).expect("a plain request");
+            assert!(!head.websocket, "{missing}");
+        }
+        let with_body = [&fields[..], &[("content-length", "3")]].concat();
+        assert!(refused("GET", "/", &with_body));
+        let h2c = parts("GET", "/", &[("host", "h"), ("connection", "Upgrade"), ("upgrade", "h2c")]);
+        let head = check(&h2c, &limits()).expect("a plain request");
+        let mut headers = h2c.headers;
+        strip_request(&mut headers, &head);
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn stripping_twice_is_stripping_once() {
+        let fields = [
+            ("host", "h"),
+            ("connection", "close, X-Secret, te"),
+            ("keep-alive", "x"),
+            ("te", "trailers, deflate"),
+            ("x-secret", "1"),
+            ("x-kept", "2"),
+            ("forwarded", "for=1.2.3.4"),
+            ("proxy-connection", "x"),
+        ];
+        let parts = parts("GET", "/", &fields);
+        let head = check(&parts, &limits()).expect("a request");
+        let mut once = parts.headers;
+        strip_request(&mut once, &head);
+        let mut twice = once.clone();
+        strip_request(&mut twice, &head);
+        assert_eq!(once, twice);
+        let names: Vec<&str> = once.keys().map(HeaderName::as_str).collect();
+        assert_eq!(once.len(), 4, "{names:?}");
+        assert_eq!(once["te"], "trailers");
+    }
+
+    #[test]
+    fn forwarding_fields_of_strangers_are_replaced() {
+        let mut headers = parts("GET", "/", &[("host", "h"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")]).headers;
+        let address = HeaderValue::from_static("10.0.0.1");
+        let mut sender = Sender { address: &address, scheme: "http", trusted: false };
+        let mut trusted = headers.clone();
+        write_forwarding(&mut headers, &sender);
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "h");
+        sender.trusted = true;
+        write_forwarding(&mut trusted, &sender);
+        assert_eq!(trusted["x-forwarded-for"], "6.6.6.6, 10.0.0.1");
+        assert_eq!(trusted["x-forwarded-proto"], "https");
+    }
+}

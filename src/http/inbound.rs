@@ -1,0 +1,156 @@
+//! A client's connection as hyper sees it: it notes what the connection is waiting for, and closes without
+//! taking the last answer away from a client that is still sending.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::http::socket::Socket;
+use crate::limits;
+
+/// What a client's connection is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a request head.
+    Head,
+    /// Us: a request is being answered.
+    Busy,
+}
+
+/// What a connection's task and its socket tell each other. Shared because hyper owns the socket.
+#[derive(Debug)]
+pub struct Progress {
+    phase: AtomicU8,
+    write_blocked: AtomicBool,
+}
+
+impl Progress {
+    /// Starts idle.
+    pub fn new() -> Arc<Progress> {
+        Arc::new(Progress { phase: AtomicU8::new(Phase::Idle as u8), write_blocked: AtomicBool::new(false) })
+    }
+
+    /// Returns what the connection is waiting for.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            _ => Phase::Busy,
+        }
+    }
+
+    /// Says what the connection is waiting for now.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Says whether the client has stopped reading while there is something to send.
+    pub fn is_write_blocked(&self) -> bool {
+        self.write_blocked.load(Ordering::Relaxed)
+    }
+
+    fn note_write<T>(&self, result: &Poll<T>) {
+        if result.is_pending() != self.is_write_blocked() {
+            self.write_blocked.store(result.is_pending(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub struct Inbound {
+    socket: Socket,
+    progress: Arc<Progress>,
+    linger: Option<Linger>,
+}
+
+#[derive(Debug)]
+struct Linger {
+    deadline: Pin<Box<Sleep>>,
+    bytes_left: usize,
+}
+
+impl Inbound {
+    /// Wraps a client's socket.
+    pub fn new(socket: Socket, progress: Arc<Progress>) -> Inbound {
+        Inbound { socket, progress, linger: None }
+    }
+
+    /// Gives the socket back, for a tunnel.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    /// Reads and forgets what the client still sends, so that the kernel does not answer it with a reset
+    /// that takes our last answer away (RFC 9112, 9.6). Bounded in time and bytes.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            deadline: Box::pin(sleep_until(Instant::now() + limits::LINGER)),
+            bytes_left: limits::LINGER_BYTES,
+        });
+        let mut scrap = [std::mem::MaybeUninit::uninit(); 4096];
+        while linger.bytes_left > 0 {
+            let mut buf = ReadBuf::uninit(&mut scrap);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    linger.bytes_left = linger.bytes_left.saturating_sub(buf.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return linger.deadline.as_mut().poll(cx),
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Inbound {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        if buf.filled().len() > before && self.progress.phase() == Phase::Idle {
+            self.progress.enter(Phase::Head);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Inbound {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.progress.note_write(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.progress.note_write(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+        }
+        ready!(self.poll_linger(cx));
+        Poll::Ready(Ok(()))
+    }
+}

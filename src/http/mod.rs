@@ -1,0 +1,10 @@
+//! HTTP itself: sockets, header fields, bodies, WebSocket tunnels, and the answers of our own.
+
+pub mod socket;
+pub mod inbound;
+pub mod headers;
+pub mod body;
+pub mod frames;
+pub mod tunnel;
+pub mod cors;
+pub mod refusal;

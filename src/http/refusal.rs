@@ -1,0 +1,171 @@
+//! Every answer that the gateway makes itself when it does not forward one: the only file that picks a status for it.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::limits;
+
+/// Why a request gets an answer of the gateway's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request breaks HTTP's rules or could be read in two ways; the text names the rule.
+    BadRequest(&'static str),
+    /// CONNECT and TRACE are not for reverse proxies.
+    MethodNotImplemented,
+    /// An `Expect` other than `100-continue`.
+    ExpectationFailed,
+    /// The path could mean another one to the backend.
+    OddPath,
+    /// The identity header is duplicated, a list, or has control bytes.
+    BadIdentity,
+    /// The request target is longer than `limits.target`.
+    TargetTooLong,
+    /// The head is larger than `limits.headers` or `limits.header_count`.
+    HeadersTooLarge,
+    /// A start's body is larger than `limits.start_body`.
+    BodyTooLarge,
+    /// The client stopped in the middle of its body.
+    BodyTimeout,
+    /// The client's body broke off.
+    BodyBroken,
+    /// Too much is under way.
+    Overloaded,
+    /// Legacy cannot be reached.
+    LegacyUnavailable,
+    /// Legacy did not answer in time.
+    LegacyTimeout,
+    /// Workers cannot be reached for a job's WebSocket.
+    WorkersUnavailable,
+    /// The job's backend cannot answer for it now.
+    OwnerUnavailable {
+        /// Seconds after which to ask again.
+        retry_after: u64,
+    },
+    /// No such job, or not this user's: legacy's own bytes.
+    JobNotFound,
+    /// The look-up found no video: legacy's own bytes, with the file's `missing` sentence.
+    NoWorkingVideo(String),
+    /// The start cannot be translated and must not go to legacy (`fallback = false`).
+    Untranslatable,
+    /// Nobody knows whether a job exists; carries the backend's 5xx, or 502, 504 or 500.
+    StartOutcomeUnknown(StatusCode),
+    /// No backend is left for a start.
+    NoBackend,
+    /// The start cannot be recorded.
+    StoreUnavailable,
+    /// The gateway's own fault: a panic was caught.
+    Internal,
+}
+
+impl Refusal {
+    /// Returns the status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Refusal::BadRequest(_) | Refusal::OddPath | Refusal::BadIdentity | Refusal::BodyBroken => {
+                StatusCode::BAD_REQUEST
+            }
+            Refusal::NoWorkingVideo(_) => StatusCode::BAD_REQUEST,
+            Refusal::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Refusal::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Refusal::Overloaded | Refusal::OwnerUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::NoBackend | Refusal::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::LegacyUnavailable | Refusal::WorkersUnavailable => StatusCode::BAD_GATEWAY,
+            Refusal::LegacyTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Refusal::JobNotFound => StatusCode::NOT_FOUND,
+            Refusal::Untranslatable => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::StartOutcomeUnknown(status) => *status,
+            Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Returns the word that programs act on.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::BadRequest(_) => "bad_request",
+            Refusal::MethodNotImplemented => "method_not_implemented",
+            Refusal::ExpectationFailed => "expectation_failed",
+            Refusal::OddPath => "odd_path",
+            Refusal::BadIdentity => "bad_identity",
+            Refusal::TargetTooLong => "target_too_long",
+            Refusal::HeadersTooLarge => "headers_too_large",
+            Refusal::BodyTooLarge => "body_too_large",
+            Refusal::BodyTimeout => "body_timeout",
+            Refusal::BodyBroken => "body_broken",
+            Refusal::Overloaded => "overloaded",
+            Refusal::LegacyUnavailable => "legacy_unavailable",
+            Refusal::LegacyTimeout => "legacy_timeout",
+            Refusal::WorkersUnavailable => "workers_unavailable",
+            Refusal::OwnerUnavailable { .. } => "owner_unavailable",
+            Refusal::JobNotFound => "job_not_found",
+            Refusal::NoWorkingVideo(_) => "no_working_video",
+            Refusal::Untranslatable => "untranslatable",
+            Refusal::StartOutcomeUnknown(_) => "start_outcome_unknown",
+            Refusal::NoBackend => "no_backend",
+            Refusal::StoreUnavailable => "store_unavailable",
+            Refusal::Internal => "internal_error",
+        }
+    }
+
+    /// Returns the client's sentence.
+    fn detail(&self) -> &str {
+        match self {
+            Refusal::BadRequest(rule) => rule,
+            Refusal::MethodNotImplemented => "This method is not supported",
+            Refusal::ExpectationFailed => "Only the expectation 100-continue is supported",
+            Refusal::OddPath => "The path contains a sequence that is not allowed here",
+            Refusal::BadIdentity => "The identity header must be one plain value",
+            Refusal::TargetTooLong => "The request target is too long",
+            Refusal::HeadersTooLarge => "The request head is too large",
+            Refusal::BodyTooLarge => "The request body is too large",
+            Refusal::BodyTimeout => "The request body did not arrive in time",
+            Refusal::BodyBroken => "The request body broke off",
+            Refusal::Overloaded => "Too many requests are under way; try again soon",
+            Refusal::LegacyUnavailable => "The backend cannot be reached",
+            Refusal::LegacyTimeout => "The backend did not answer in time",
+            Refusal::WorkersUnavailable => "The export backend cannot be reached",
+            Refusal::OwnerUnavailable { .. } => "The status of this export is not available right now; try again soon",
+            Refusal::JobNotFound => "Job not found",
+            Refusal::NoWorkingVideo(missing) => missing,
+            Refusal::Untranslatable => "The export request could not be understood",
+            Refusal::StartOutcomeUnknown(_) => "It is not known whether the export was started; do not start it again",
+            Refusal::NoBackend => "No export backend is available; the export was not started",
+            Refusal::StoreUnavailable => "The export cannot be recorded right now; it was not started",
+            Refusal::Internal => "The gateway failed to answer this request",
+        }
+    }
+
+    /// Returns the seconds for `Retry-After`, where trying again makes sense.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Refusal::OwnerUnavailable { retry_after } => Some(*retry_after),
+            Refusal::Overloaded | Refusal::NoBackend | Refusal::StoreUnavailable => Some(limits::RETRY_AFTER),
+            _ => None,
+        }
+    }
+
+    /// Says whether the connection must not carry another request.
+    pub fn closes(&self) -> bool {
+        match self {
+            Refusal::BadRequest(_) | Refusal::MethodNotImplemented | Refusal::BodyBroken | Refusal::BodyTimeout => true,
+            Refusal::BodyTooLarge | Refusal::TargetTooLong | Refusal::HeadersTooLarge | Refusal::Internal => true,
+            _ => false,
+        }
+    }
+
+    /// Returns the JSON body: `{"detail", "code", "request_id"}`, except where legacy would say it itself.
+    pub fn body(&self, request_id: &str) -> Bytes {
+        let detail = serde_json::Value::from(self.detail());
+        let text = match self {
+            Refusal::JobNotFound | Refusal::NoWorkingVideo(_) => format!(r#"{{"detail":{detail}}}"#),
+            _ => {
+                let id = serde_json::Value::from(request_id);
+                format!(r#"{{"detail":{detail},"code":"{}","request_id":{id}}}"#, self.code())
+            }
+        };
+        Bytes::from(text)
+    }
+}

@@ -1,0 +1,168 @@
+//! The access log: one line per request, gathered per thread, written by one thread of its own.
+//!
+//! A request never waits for the log. When the writer falls behind, whole buffers are dropped and their lines counted.
+
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::limits;
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// Columns for a person at a terminal.
+    Pretty,
+}
+
+/// Where lines go; cloned into every thread.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    buffers: SyncSender<Vec<u8>>,
+    lost: Arc<AtomicU64>,
+    format: Format,
+}
+
+/// The writer's thread; joined at exit, after every [`AccessLog`] is gone.
+#[derive(Debug)]
+pub struct Writer(JoinHandle<()>);
+
+impl Writer {
+    /// Waits until everything handed over is written.
+    pub fn join(self) {
+        // A writer that panicked has nothing left to say.
+        let _ = self.0.join();
+    }
+}
+
+impl AccessLog {
+    /// Starts the writer.
+    pub fn start(output: impl Write + Send + 'static, format: Format) -> std::io::Result<(AccessLog, Writer)> {
+        let (buffers, received) = sync_channel(limits::LOG_QUEUE);
+        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&received, output))?;
+        Ok((AccessLog { buffers, lost: Arc::default(), format }, Writer(writer)))
+    }
+
+    /// Returns the counter of lines that were dropped.
+    pub fn lost(&self) -> Arc<AtomicU64> {
+        self.lost.clone()
+    }
+
+    /// Opens a thread's buffer.
+    pub fn lines(&self) -> Lines {
+        Lines { log: self.clone(), buffer: RefCell::default(), lines: Cell::new(0) }
+    }
+}
+
+fn write_all(received: &Receiver<Vec<u8>>, mut output: impl Write) {
+    while let Ok(buffer) = received.recv() {
+        // Nobody can be told of a broken stdout but through itself; the gateway serves on.
+        let _ = output.write_all(&buffer).and_then(|()| output.flush());
+    }
+}
+
+/// A thread's buffer of lines.
+#[derive(Debug)]
+pub struct Lines {
+    log: AccessLog,
+    buffer: RefCell<Vec<u8>>,
+    lines: Cell<u64>,
+}
+
+impl Lines {
+    /// Returns how lines are to be written.
+    pub fn format(&self) -> Format {
+        self.log.format
+    }
+
+    /// Adds one line; `write` appends it to the buffer with its newline.
+    pub fn add(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.capacity() == 0 {
+            buffer.reserve(limits::LOG_BUFFER);
+        }
+        write(&mut buffer);
+        self.lines.set(self.lines.get() + 1);
+        if buffer.len() >= limits::LOG_BUFFER - 4096 {
+            drop(buffer);
+            self.flush();
+        }
+    }
+
+    /// Hands over what was gathered.
+    pub fn flush(&self) {
+        let buffer = self.buffer.take();
+        let lines = self.lines.replace(0);
+        if !buffer.is_empty() && self.log.buffers.try_send(buffer).is_err() {
+            self.log.lost.fetch_add(lines, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Appends a JSON string, cut to `limits::LOG_FIELD` bytes, with everything escaped that could break a line.
+pub fn push_json(buffer: &mut Vec<u8>, text: &str) {
+    let mut end = text.len().min(limits::LOG_FIELD);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    buffer.push(b'"');
+    let mut plain = 0;
+    let bytes = &text.as_bytes()[..end];
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' && *byte != 0x7f {
+            continue;
+        }
+        buffer.extend_from_slice(&bytes[plain..at]);
+        plain = at + 1;
+        match byte {
+            b'"' | b'\\' => buffer.extend_from_slice(&[b'\\', *byte]),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let [high, low] = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                buffer.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            }
+        }
+    }
+    buffer.extend_from_slice(&bytes[plain..]);
+    buffer.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_valid_json(text in ".{0,300}") {
+            let mut buffer = Vec::new();
+            push_json(&mut buffer, &text);
+            let read: String = serde_json::from_slice(&buffer).expect("valid JSON");
+            prop_assert!(text.starts_with(&read) && read.len() + 4 > text.len().min(limits::LOG_FIELD));
+        }
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_are_counted() {
+        let (buffers, received) = sync_channel(1);
+        let log = AccessLog { buffers, lost: Arc::default(), format: Format::Json };
+        let lines = log.lines();
+        for _ in 0..3 {
+            lines.add(|buffer| buffer.extend_from_slice(b"x\n"));
+            lines.flush();
+        }
+        assert_eq!(log.lost.load(Ordering::Relaxed), 2);
+        drop(received);
+    }
+}

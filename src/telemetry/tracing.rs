@@ -1,0 +1,16 @@
+//! Events (start, reload, errors) through `tracing`, to stderr: JSON lines, or text on a terminal.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::telemetry::access_log::Format;
+
+/// Sets the process's subscriber up; `EXPORT_GATEWAY_LOG` filters (default `info`).
+pub fn init(format: Format) {
+    let filter = EnvFilter::try_from_env("EXPORT_GATEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // It fails only when a subscriber is set already, as in tests that share a process.
+    let _ = match format {
+        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Pretty => builder.try_init(),
+    };
+}
