@@ -26,6 +26,8 @@ pub struct Reply {
     pub head: response::Parts,
     /// What follows.
     pub content: Content,
+    /// The WebSocket that follows a 101: client's side, backend's side.
+    pub upgrade: Option<Box<(OnUpgrade, OnUpgrade)>>,
     /// Who made it.
     pub origin: Origin,
     /// The backend's connection, given back after the last byte.
@@ -52,8 +54,6 @@ pub enum Content {
     Full(Option<Bytes>),
     /// The backend's body, as it comes.
     Stream(Incoming),
-    /// A WebSocket: client's side, backend's side.
-    Tunnel(Box<(OnUpgrade, OnUpgrade)>),
 }
 
 impl Reply {
@@ -65,7 +65,7 @@ impl Reply {
             head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         let content = if body.is_empty() { Content::Empty } else { Content::Full(Some(body)) };
-        Reply { head, content, origin: Origin::NotLegacy, lease: None, held: None }
+        Reply { head, content, upgrade: None, origin: Origin::NotLegacy, lease: None, held: None }
     }
 
     /// Makes the answer of a refusal and notes it in the record.
@@ -88,17 +88,18 @@ impl Reply {
             BackendName::Legacy => Origin::Legacy,
             BackendName::Workers => Origin::NotLegacy,
         };
-        Reply { head, content: Content::Stream(body), origin, lease: Some(lease), held: None }
+        Reply { head, content: Content::Stream(body), upgrade: None, origin, lease: Some(lease), held: None }
     }
 }
 
-/// An answer's body towards the client. Its record is written when it is dropped, whether sent or abandoned.
+/// An answer's body towards the client. Its record is written when it is dropped, whether sent or abandoned;
+/// the record of a WebSocket stays with its tunnel.
 #[derive(Debug)]
 pub struct ReplyBody {
     content: Content,
     ended: bool,
     lease: Option<Lease>,
-    record: Box<Record>,
+    record: Option<Box<Record>>,
     progress: Arc<Progress>,
     _held: Option<Reservation>,
 }
@@ -109,7 +110,7 @@ impl ReplyBody {
         content: Content,
         lease: Option<Lease>,
         held: Option<Reservation>,
-        record: Box<Record>,
+        record: Option<Box<Record>>,
         progress: Arc<Progress>,
     ) -> ReplyBody {
         ReplyBody { content, ended: false, lease, record, progress, _held: held }
@@ -122,21 +123,24 @@ impl Body for ReplyBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = match &mut self.content {
-            Content::Empty | Content::Tunnel(_) => None,
+            Content::Empty => None,
             Content::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Content::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
-        match &frame {
-            None => self.ended = true,
-            Some(Ok(frame)) => self.record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Some(Err(error)) => self.record.error = Some(format!("backend's answer broke off: {error}")),
+        self.ended |= frame.is_none();
+        if let Some(record) = &mut self.record {
+            match &frame {
+                None => {}
+                Some(Ok(frame)) => record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Err(error)) => record.error = Some(format!("backend's answer broke off: {error}")),
+            }
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Empty | Content::Tunnel(_) => true,
+            Content::Empty => true,
             Content::Full(bytes) => bytes.is_none(),
             Content::Stream(body) => self.ended || body.is_end_stream(),
         }
@@ -144,7 +148,7 @@ impl Body for ReplyBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Empty | Content::Tunnel(_) => SizeHint::with_exact(0),
+            Content::Empty => SizeHint::with_exact(0),
             Content::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Stream(body) => body.size_hint(),
         }
@@ -153,10 +157,11 @@ impl Body for ReplyBody {
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
-        self.record.complete = self.is_end_stream();
-        if self.record.complete
-            && let Some(lease) = self.lease.take()
-        {
+        let complete = self.is_end_stream();
+        if let Some(record) = &mut self.record {
+            record.complete = complete;
+        }
+        if complete && let Some(lease) = self.lease.take() {
             lease.give_back();
         }
         self.progress.enter(Phase::Idle);

@@ -4,7 +4,7 @@
 //! that a request without anything special costs one walk over its names and three insertions.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Version, request};
+use http::{Method, Request, Version};
 
 use crate::http::refusal::Refusal;
 use crate::routing::table::Limits;
@@ -55,12 +55,12 @@ struct Hop {
 ///
 /// # Errors
 /// A [`Refusal`] for whatever could be understood in two ways, or is over a limit.
-pub fn check(request: &request::Parts, limits: &Limits) -> Result<Head, Refusal> {
+pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> {
     check_target(request, limits)?;
     let mut head = Head::default();
     let mut bytes = 0;
     let mut upgrade_websocket = false;
-    for (name, value) in &request.headers {
+    for (name, value) in request.headers() {
         bytes += name.as_str().len() + value.len() + 4;
         match name.as_str() {
             "host" => {
@@ -70,7 +70,7 @@ pub fn check(request: &request::Parts, limits: &Limits) -> Result<Head, Refusal>
             "connection" => head.hop.connection = true,
             "transfer-encoding" => {
                 let only_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
-                if head.chunked || !only_chunked || request.version != Version::HTTP_11 {
+                if head.chunked || !only_chunked || request.version() != Version::HTTP_11 {
                     return Err(Refusal::BadRequest("Transfer-Encoding must be chunked, once"));
                 }
                 head.chunked = true;
@@ -87,7 +87,7 @@ pub fn check(request: &request::Parts, limits: &Limits) -> Result<Head, Refusal>
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::ExpectationFailed);
                 }
-                head.expects_continue = request.version == Version::HTTP_11;
+                head.expects_continue = request.version() == Version::HTTP_11;
             }
             "keep-alive" => head.hop.keep_alive = true,
             "proxy-connection" => head.hop.proxy_connection = true,
@@ -96,14 +96,14 @@ pub fn check(request: &request::Parts, limits: &Limits) -> Result<Head, Refusal>
             _ => {}
         }
     }
-    if bytes > limits.headers || request.headers.len() > limits.header_count {
+    if bytes > limits.headers || request.headers().len() > limits.header_count {
         return Err(Refusal::HeadersTooLarge);
     }
-    if head.hosts != 1 && !(head.hosts == 0 && request.version == Version::HTTP_10) {
+    if head.hosts != 1 && !(head.hosts == 0 && request.version() == Version::HTTP_10) {
         return Err(Refusal::BadRequest("Exactly one Host is needed"));
     }
     if head.hop.connection {
-        check_nominated(&request.headers)?;
+        check_nominated(request.headers())?;
     }
     if upgrade_websocket {
         head.websocket = is_websocket(request, &head)?;
@@ -111,26 +111,26 @@ pub fn check(request: &request::Parts, limits: &Limits) -> Result<Head, Refusal>
     Ok(head)
 }
 
-fn check_target(request: &request::Parts, limits: &Limits) -> Result<(), Refusal> {
-    if request.method == Method::CONNECT || request.method == Method::TRACE {
+fn check_target<B>(request: &Request<B>, limits: &Limits) -> Result<(), Refusal> {
+    if *request.method() == Method::CONNECT || *request.method() == Method::TRACE {
         return Err(Refusal::MethodNotImplemented);
     }
-    let target = request.uri.path_and_query().map_or("", |target| target.as_str());
+    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
     if target.len() > limits.target {
         return Err(Refusal::TargetTooLong);
     }
-    let fits = target.starts_with('/') || (target == "*" && request.method == Method::OPTIONS);
+    let fits = target.starts_with('/') || (target == "*" && *request.method() == Method::OPTIONS);
     if fits { Ok(()) } else { Err(Refusal::BadRequest("The request target must be a path")) }
 }
 
 /// A Host is `host[:port]`; an absolute-form target must name the same one.
-fn check_host(request: &request::Parts, value: &HeaderValue) -> Result<(), Refusal> {
+fn check_host<B>(request: &Request<B>, value: &HeaderValue) -> Result<(), Refusal> {
     let bytes = value.as_bytes();
     let is_host_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
     if bytes.is_empty() || !bytes.iter().all(is_host_byte) {
         return Err(Refusal::BadRequest("Host must be a host name and perhaps a port"));
     }
-    let Some(authority) = request.uri.authority() else { return Ok(()) };
+    let Some(authority) = request.uri().authority() else { return Ok(()) };
     if authority.as_str().as_bytes().eq_ignore_ascii_case(bytes) {
         Ok(())
     } else {
@@ -169,8 +169,8 @@ pub fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
 }
 
 /// A handshake that is not one goes on as a plain request, unless its body could be taken for frames.
-fn is_websocket(request: &request::Parts, head: &Head) -> Result<bool, Refusal> {
-    let headers = &request.headers;
+fn is_websocket<B>(request: &Request<B>, head: &Head) -> Result<bool, Refusal> {
+    let headers = request.headers();
     let nominated = head.hop.connection && is_nominated(headers, &header::UPGRADE);
     let single = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();
@@ -178,7 +178,7 @@ fn is_websocket(request: &request::Parts, head: &Head) -> Result<bool, Refusal> 
     };
     let version_13 = single(header::SEC_WEBSOCKET_VERSION).is_some_and(|value| value == "13");
     let key = single(header::SEC_WEBSOCKET_KEY).is_some();
-    let plain = request.method != Method::GET || request.version != Version::HTTP_11;
+    let plain = *request.method() != Method::GET || request.version() != Version::HTTP_11;
     if plain || !nominated || !version_13 || !key {
         return Ok(false);
     }
@@ -327,12 +327,12 @@ mod tests {
         }
     }
 
-    fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> request::Parts {
+    fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
         let mut builder = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             builder = builder.header(*name, *value);
         }
-        builder.body(()).expect("a request").into_parts().0
+        builder.body(()).expect("a request")
     }
 
     fn refused(method: &str, uri: &str, fields: &[(&str, &str)]) -> bool {
@@ -381,7 +381,7 @@ mod tests {
         assert!(refused("GET", "/", &with_body));
         let h2c = parts("GET", "/", &[("host", "h"), ("connection", "Upgrade"), ("upgrade", "h2c")]);
         let head = check(&h2c, &limits()).expect("a plain request");
-        let mut headers = h2c.headers;
+        let mut headers = h2c.headers().clone();
         strip_request(&mut headers, &head);
         assert_eq!(headers.len(), 1);
     }
@@ -400,7 +400,7 @@ mod tests {
         ];
         let parts = parts("GET", "/", &fields);
         let head = check(&parts, &limits()).expect("a request");
-        let mut once = parts.headers;
+        let mut once = parts.headers().clone();
         strip_request(&mut once, &head);
         let mut twice = once.clone();
         strip_request(&mut twice, &head);
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn forwarding_fields_of_strangers_are_replaced() {
-        let mut headers = parts("GET", "/", &[("host", "h"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")]).headers;
+        let mut headers = parts("GET", "/", &[("host", "h"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")]).headers().clone();
         let address = HeaderValue::from_static("10.0.0.1");
         let mut sender = Sender { address: &address, scheme: "http", trusted: false };
         let mut trusted = headers.clone();

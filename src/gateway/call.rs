@@ -1,0 +1,208 @@
+//! One request after its checks: who it comes from, and how its head goes on to a backend.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderName, Request, Version, request};
+use hyper::body::Incoming;
+use hyper::ext::on_informational;
+
+use crate::gateway::core::{Core, Peer, is_in};
+use crate::http::body::{ClientBody, Gate, Upload};
+use crate::http::headers::{self, Head, Sender, X_REQUEST_ID};
+use crate::http::refusal::Refusal;
+use crate::limits;
+use crate::names::UserId;
+use crate::routing::identity::{self, HeaderAction, Identified};
+use crate::routing::table::{Backend, BaseUrl, RoutingTable, Trusted};
+use crate::telemetry::record::Record;
+
+/// What a request's head says, checked.
+#[derive(Debug)]
+pub struct Call {
+    /// What one walk over the head found.
+    pub head: Head,
+    /// Who asks, and what becomes of the identity header.
+    pub identified: Identified,
+    /// The connection it came on.
+    pub peer: Rc<Peer>,
+    /// `X-Request-Id`.
+    pub request_id: Rc<str>,
+    trusted_proxy: bool,
+}
+
+/// Takes the client's `X-Request-Id` if it is 1 to 128 visible ASCII characters, else makes one.
+pub fn request_id(core: &Core, headers: &HeaderMap) -> Rc<str> {
+    let mut values = headers.get_all(X_REQUEST_ID).iter();
+    if let (Some(value), None) = (values.next(), values.next())
+        && (1..=limits::REQUEST_ID).contains(&value.len())
+        && let Ok(text) = value.to_str()
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        return Rc::from(text);
+    }
+    core.fresh_id()
+}
+
+impl Call {
+    /// Checks a request's head by the rules of HTTP and of identity.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for a head that is ambiguous, over a limit, or claims an identity in an odd way.
+    pub fn check(
+        peer: &Rc<Peer>,
+        table: &RoutingTable,
+        request: &Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Call, Refusal> {
+        let head = headers::check(request, &table.limits)?;
+        let identity = &table.identity;
+        if headers::is_nominated(request.headers(), &identity.header) {
+            return Err(Refusal::BadRequest("Connection names a field that it must not name"));
+        }
+        let may_identify = match &identity.trusted {
+            Trusted::Any => true,
+            Trusted::Networks(networks) => is_in(networks, peer.address),
+        };
+        let identified =
+            identity::identify(request.headers(), may_identify, identity).map_err(|_| Refusal::BadIdentity)?;
+        record.user.clone_from(&identified.user);
+        Ok(Call {
+            head,
+            identified,
+            peer: peer.clone(),
+            request_id: record.request_id.clone(),
+            trusted_proxy: is_in(&table.server.trusted_proxies, peer.address),
+        })
+    }
+
+    /// Returns who asks, the default user included.
+    pub fn user(&self) -> Option<&UserId> {
+        self.identified.user.as_ref()
+    }
+
+    fn sender(&self) -> Sender<'_> {
+        Sender { address: &self.peer.address_value, scheme: "http", trusted: self.trusted_proxy }
+    }
+
+    /// Edits a head for legacy: nothing changes but hop-by-hop, forwarding and identity fields and the request id.
+    pub fn address_to_legacy(&self, parts: &mut request::Parts, table: &RoutingTable) -> Result<(), Refusal> {
+        let headers = &mut parts.headers;
+        headers::strip_request(headers, &self.head);
+        identity::remove_spellings(headers, &table.identity.header);
+        match &self.identified.header {
+            HeaderAction::Keep => {}
+            HeaderAction::Remove => {
+                headers.remove(&table.identity.header);
+            }
+            HeaderAction::Replace(value) => {
+                headers.insert(table.identity.header.clone(), value.clone());
+            }
+        }
+        headers::write_forwarding(headers, &self.sender());
+        headers.insert(X_REQUEST_ID, self.id_value());
+        if !headers.contains_key(header::HOST) {
+            headers.insert(header::HOST, host_value(&table.legacy.url));
+        }
+        parts.version = Version::HTTP_11;
+        parts.uri = target(&table.legacy.url, &parts.uri)?;
+        Ok(())
+    }
+
+    /// Makes the head of a request to workers: what they need and nothing else.
+    pub fn head_for_workers(
+        &self,
+        client: &HeaderMap,
+        user: &UserId,
+        table: &RoutingTable,
+    ) -> Result<HeaderMap, Refusal> {
+        let mut headers = HeaderMap::with_capacity(16);
+        for name in table.workers.forward_headers.iter().chain(&ALWAYS_FORWARDED) {
+            for value in client.get_all(name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        if let Some(host) = client.get(header::HOST) {
+            headers.insert(header::HOST, host.clone());
+        }
+        for name in [headers::X_FORWARDED_FOR, headers::X_FORWARDED_HOST, headers::X_FORWARDED_PROTO] {
+            for value in client.get_all(&name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        headers::write_forwarding(&mut headers, &self.sender());
+        // Cloudflare routes by Host: it must be the Worker's; the client's is in X-Forwarded-Host.
+        headers.insert(header::HOST, host_value(&table.workers.backend.url));
+        let user = HeaderValue::from_bytes(&user.header_bytes()).map_err(|_| Refusal::BadIdentity)?;
+        headers.insert(X_USER_ID, user);
+        headers.insert(X_REQUEST_ID, self.id_value());
+        Ok(headers)
+    }
+
+    /// Takes a client's body as it comes; with `Expect: 100-continue` it waits for the backend's word.
+    pub fn upload(&self, parts: &mut request::Parts, body: Incoming, table: &RoutingTable) -> Upload {
+        if !self.head.chunked && http_body::Body::is_end_stream(&body) {
+            return Upload::Empty;
+        }
+        if self.head.chunked {
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let gate = self.head.expects_continue.then(|| {
+            let gate = Arc::new(Gate::default());
+            let opener = gate.clone();
+            let mut carrier = Request::new(());
+            std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
+            on_informational(&mut carrier, move |answer| {
+                if answer.status() == http::StatusCode::CONTINUE {
+                    opener.open();
+                }
+            });
+            std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
+            gate
+        });
+        Upload::Client(ClientBody::new(body, table.limits.body_idle, gate))
+    }
+
+    fn id_value(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.request_id).expect("visible ASCII, by construction")
+    }
+}
+
+/// `X-User-Id`, as workers know it, whatever header the client uses.
+const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+
+/// Client headers that workers always get: W3C trace context (`traceparent`, `tracestate`) and the user agent.
+const ALWAYS_FORWARDED: [HeaderName; 3] =
+    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate"), header::USER_AGENT];
+
+fn host_value(url: &BaseUrl) -> HeaderValue {
+    HeaderValue::from_str(&url.authority).expect("an authority is visible ASCII, by construction")
+}
+
+/// Puts a backend's base path in front of the client's target, in origin form.
+fn target(url: &BaseUrl, uri: &Uri) -> Result<Uri, Refusal> {
+    if url.path.is_empty() && uri.authority().is_none() {
+        return Ok(uri.clone());
+    }
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    backend_target(url, path)
+}
+
+/// Joins a backend's base path and a path of ours.
+///
+/// # Errors
+/// A [`Refusal`] if the two make no valid target.
+pub fn backend_target(url: &BaseUrl, path: &str) -> Result<Uri, Refusal> {
+    let joined = if path.starts_with('/') { format!("{}{path}", url.path) } else { path.to_owned() };
+    Uri::try_from(joined).map_err(|_| Refusal::BadRequest("The request target is not valid"))
+}
+
+/// Makes a GET without a body for a backend.
+pub fn get(backend: &Backend, path: &str, headers: HeaderMap) -> Result<Request<Upload>, Refusal> {
+    let mut request = Request::new(Upload::Empty);
+    *request.uri_mut() = backend_target(&backend.url, path)?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}

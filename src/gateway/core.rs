@@ -1,0 +1,168 @@
+//! What requests share: the gateway of the process, and the part of it that each thread has for itself.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use http::header::HeaderValue;
+use ipnet::IpNet;
+use tokio::sync::{Notify, Semaphore};
+use uuid::{ContextV7, Timestamp, Uuid};
+
+use crate::backends::client::Client;
+use crate::gateway::search::Search;
+use crate::http::body::Budget;
+use crate::http::inbound::Progress;
+use crate::http::tunnel::Tunnels;
+use crate::jobs::Jobs;
+use crate::jobs::input_key::Lookups;
+use crate::limits;
+use crate::routing::table::RoutingTable;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::record::Recorder;
+
+/// The process's state, shared by all threads.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The routing table being served; loaded once per request.
+    pub table: Arc<ArcSwap<RoutingTable>>,
+    /// Who owns which job.
+    pub jobs: Jobs,
+    /// The look-up of `input_key` in users' databases.
+    pub lookups: Lookups,
+    /// Look-ups of jobs that the store does not know.
+    pub search: Search,
+    /// WebSocket handshakes for unknown jobs that may run at once.
+    pub unknown_sockets: Semaphore,
+    /// Bytes held for intercepted requests.
+    pub budget: Arc<Budget>,
+    /// Client connections that are open.
+    pub connections: AtomicUsize,
+    /// The process's metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Gateway {
+    /// Joins the parts.
+    pub fn new(table: Arc<ArcSwap<RoutingTable>>, jobs: Jobs, lookups: Lookups, metrics: Arc<Metrics>) -> Gateway {
+        Gateway {
+            table,
+            jobs,
+            lookups,
+            search: Search::new(),
+            unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
+            budget: Arc::default(),
+            connections: AtomicUsize::new(0),
+            metrics,
+        }
+    }
+}
+
+/// A thread's part: its connections, its log buffer, its tunnels.
+#[derive(Debug)]
+pub struct Core {
+    /// The process's state.
+    pub gateway: Arc<Gateway>,
+    /// Connections to backends.
+    pub client: Client,
+    /// Where records go.
+    pub recorder: Rc<Recorder>,
+    /// WebSockets of this thread.
+    pub tunnels: Rc<Tunnels>,
+    /// What must be done before the thread ends: connections, tunnels, starts whose client has left.
+    pub tasks: Tasks,
+    ids: RefCell<ContextV7>,
+}
+
+impl Core {
+    /// Starts a thread's part with no connections.
+    pub fn new(gateway: Arc<Gateway>, client: Client, recorder: Recorder) -> Core {
+        let ids = RefCell::new(ContextV7::new());
+        Core { gateway, client, recorder: Rc::new(recorder), tunnels: Rc::default(), tasks: Tasks::default(), ids }
+    }
+
+    /// Makes an id that no other request has: a UUID of version 7 (RFC 9562), so that ids sort by time.
+    pub fn fresh_id(&self) -> Rc<str> {
+        let id = Uuid::new_v7(Timestamp::now(&*self.ids.borrow()));
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        Rc::from(&*id.hyphenated().encode_lower(&mut text))
+    }
+}
+
+/// Counts what is under way on one thread.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks(Rc<TasksState>);
+
+#[derive(Debug, Default)]
+struct TasksState {
+    running: Cell<usize>,
+    ended: Notify,
+}
+
+/// Something under way; dropped when it is done.
+#[derive(Debug)]
+pub struct Task(Rc<TasksState>);
+
+impl Tasks {
+    /// Counts one more.
+    pub fn begin(&self) -> Task {
+        self.0.running.set(self.0.running.get() + 1);
+        Task(self.0.clone())
+    }
+
+    /// Waits until nothing is under way.
+    pub async fn none_left(&self) {
+        while self.0.running.get() > 0 {
+            self.0.ended.notified().await;
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
+        self.0.ended.notify_one();
+    }
+}
+
+/// A client's connection, as its requests see it.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// The address as a header value.
+    pub address_value: HeaderValue,
+    /// What the connection is waiting for.
+    pub progress: Arc<Progress>,
+    /// Holds the connection's place under `limits.connections`.
+    pub seat: Seat,
+}
+
+/// A place under `limits.connections`, given back when the connection ends.
+#[derive(Debug)]
+pub struct Seat(Arc<Gateway>);
+
+impl Seat {
+    /// Takes a place; `None` when `limit` connections are open.
+    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<Seat> {
+        let taken = gateway.connections.fetch_add(1, Ordering::Relaxed);
+        gateway.metrics.connections_open.inc();
+        let seat = Seat(gateway.clone());
+        (taken < limit).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections_open.dec();
+    }
+}
+
+/// Says whether an address is in one of the networks; IPv4 that comes as IPv6 counts as IPv4.
+pub fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    !networks.is_empty() && networks.iter().any(|network| network.contains(&address.to_canonical()))
+}

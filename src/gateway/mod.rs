@@ -1,0 +1,159 @@
+//! The request flow: every branch that a request can take is visible in [`answer`].
+
+pub mod core;
+pub mod call;
+pub mod reply;
+pub mod pass;
+pub mod start;
+pub mod status;
+pub mod search;
+pub mod socket;
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+
+use futures_util::FutureExt;
+use http::header::HeaderValue;
+use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::task::spawn_local;
+
+use crate::gateway::call::Call;
+use crate::gateway::core::{Core, Peer};
+use crate::gateway::reply::{Origin, Reply, ReplyBody};
+use crate::http::cors;
+use crate::http::headers::{X_EXPORT_BACKEND, X_REQUEST_ID};
+use crate::http::inbound::Phase;
+use crate::http::refusal::Refusal;
+use crate::http::tunnel::Tunnel;
+use crate::routing::route::{self, Route};
+use crate::routing::table::RoutingTable;
+use crate::telemetry::record::{Record, RouteName};
+
+/// Answers one request, whatever happens.
+pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ReplyBody> {
+    peer.progress.enter(Phase::Busy);
+    let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
+    let request_id = call::request_id(&core, request.headers());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let mut record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address, request_id));
+    let origin = table.cors.as_ref().and_then(|_| request.headers().get(http::header::ORIGIN).cloned());
+    let answered = AssertUnwindSafe(answer(&core, &peer, &table, request, &mut record)).catch_unwind().await;
+    let mut reply = match answered {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(refusal)) => Reply::refuse(&refusal, &mut record),
+        // The panic's own message has gone to the log through the hook.
+        Err(_) => Reply::refuse(&Refusal::Internal, &mut record),
+    };
+    if let (Some(cors), Origin::NotLegacy) = (&table.cors, reply.origin) {
+        cors::apply(cors, origin.as_ref(), &mut reply.head.headers);
+    }
+    finish(&core, &peer, reply, record)
+}
+
+/// Which way a request goes.
+async fn answer(
+    core: &Rc<Core>,
+    peer: &Rc<Peer>,
+    table: &RoutingTable,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Reply, Refusal> {
+    let call = Call::check(peer, table, &request, record)?;
+    let route = route::find(request.method(), request.uri().path(), &table.exports).map_err(|_| Refusal::OddPath)?;
+    match route {
+        Route::Start(export) => {
+            record.route = RouteName::Start;
+            start::answer(core, table, call, export, request, record).await
+        }
+        Route::Status { export, job } => {
+            record.route = RouteName::Status;
+            status::answer(core, table, call, export, job, request, record).await
+        }
+        Route::JobSocket(job) if call.head.websocket => {
+            record.route = RouteName::JobSocket;
+            socket::answer(core, table, call, job, request, record).await
+        }
+        Route::Preflight if table.cors.is_some() && cors::is_preflight(request.headers()) => {
+            record.route = RouteName::Preflight;
+            Ok(preflight(table, &request))
+        }
+        Route::Preflight | Route::JobSocket(_) | Route::Pass => {
+            record.route = RouteName::Pass;
+            pass::stream(core, table, call, request, record).await
+        }
+    }
+}
+
+/// Answers a request that there is no room for.
+pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, method: Method, uri: Uri) -> Response<ReplyBody> {
+    let mut record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address, core.fresh_id()));
+    let reply = Reply::refuse(&Refusal::Overloaded, &mut record);
+    finish(core, peer, reply, record)
+}
+
+fn preflight(table: &RoutingTable, request: &Request<Incoming>) -> Reply {
+    let mut reply = Reply::own(StatusCode::NO_CONTENT, "", bytes::Bytes::new());
+    if let Some(cors) = &table.cors {
+        cors::answer_preflight(cors, request.headers(), &mut reply.head.headers);
+    }
+    reply
+}
+
+/// Hands the answer to the connection; from here on its record is written when its last byte has left.
+fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record>) -> Response<ReplyBody> {
+    let Reply { mut head, content, upgrade, origin: _, lease, held } = reply;
+    record.status = Some(head.status.as_u16());
+    match record.route {
+        RouteName::Start | RouteName::Status | RouteName::JobSocket => {
+            if let Ok(id) = HeaderValue::from_str(&record.request_id) {
+                head.headers.insert(X_REQUEST_ID, id);
+            }
+            if let Some(backend) = record.backend {
+                head.headers.insert(X_EXPORT_BACKEND, HeaderValue::from_static(backend.as_str()));
+            }
+        }
+        RouteName::Preflight | RouteName::Pass | RouteName::Refused => {}
+    }
+    let record = match upgrade {
+        Some(sides) => {
+            spawn_local(run_tunnel(core.clone(), peer.clone(), *sides, record));
+            None
+        }
+        None => Some(record),
+    };
+    Response::from_parts(head, ReplyBody::new(content, lease, held, record, peer.progress.clone()))
+}
+
+/// Runs a WebSocket from both sides' agreement to its end.
+async fn run_tunnel(core: Rc<Core>, peer: Rc<Peer>, (client, backend): (OnUpgrade, OnUpgrade), mut record: Box<Record>) {
+    let task = core.tasks.begin();
+    let open = OpenSocket::count(&core);
+    let failed = match tokio::try_join!(client, backend) {
+        Ok((client, backend)) => match Tunnel::join(client, backend, core.tunnels.clone()) {
+            Some(tunnel) => tunnel.await.err().map(|error| error.to_string()),
+            None => Some("upgraded connection is of another type".to_owned()),
+        },
+        Err(error) => Some(error.to_string()),
+    };
+    record.complete = failed.is_none();
+    record.error = failed;
+    drop((open, peer, task));
+}
+
+/// Counts an open WebSocket for as long as it lives.
+struct OpenSocket(Rc<Core>);
+
+impl OpenSocket {
+    fn count(core: &Rc<Core>) -> OpenSocket {
+        core.gateway.metrics.websockets_open.inc();
+        OpenSocket(core.clone())
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.0.gateway.metrics.websockets_open.dec();
+    }
+}

@@ -1,0 +1,98 @@
+//! Pass-through: everything that is not an export route goes to legacy, byte for byte, streaming both ways.
+
+use std::rc::Rc;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::{self, OnUpgrade};
+
+use crate::backends::client::{Lease, SendError};
+use crate::gateway::call::Call;
+use crate::gateway::core::Core;
+use crate::gateway::reply::{Content, Reply};
+use crate::http::body::UploadError;
+use crate::http::headers;
+use crate::http::refusal::Refusal;
+use crate::names::BackendName;
+use crate::routing::table::RoutingTable;
+use crate::telemetry::record::Record;
+
+/// Passes a request to legacy and its answer back.
+///
+/// # Errors
+/// A [`Refusal`] when legacy cannot be reached, does not answer, or the client's body fails.
+pub async fn stream(
+    core: &Core,
+    table: &RoutingTable,
+    call: Call,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Reply, Refusal> {
+    record.backend = Some(BackendName::Legacy);
+    let client_side = call.head.websocket.then(|| upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    call.address_to_legacy(&mut parts, table)?;
+    let upload = call.upload(&mut parts, body, table);
+    let request = Request::from_parts(parts, upload);
+    let sent = core.client.send(BackendName::Legacy, &table.legacy, request, table.legacy.answer_timeout).await;
+    let (answer, lease) = sent.map_err(|error| refuse(&error, record))?;
+    hand_on(answer, lease, BackendName::Legacy, client_side, record)
+}
+
+/// Turns a backend's answer into ours; a 101 becomes a tunnel if the client asked for one.
+///
+/// # Errors
+/// A [`Refusal`] for a 101 that nobody asked for, or to something else than a WebSocket.
+pub fn hand_on(
+    mut answer: Response<Incoming>,
+    lease: Lease,
+    name: BackendName,
+    client_side: Option<OnUpgrade>,
+    record: &mut Record,
+) -> Result<Reply, Refusal> {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        headers::strip_answer(answer.headers_mut(), false);
+        return Ok(Reply::stream(answer, name, lease));
+    }
+    let to_websocket =
+        answer.headers().get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let Some(client_side) = client_side.filter(|_| to_websocket) else {
+        record.error = Some("backend switched protocols without being asked to".to_owned());
+        return Err(match name {
+            BackendName::Legacy => Refusal::LegacyUnavailable,
+            BackendName::Workers => Refusal::WorkersUnavailable,
+        });
+    };
+    let backend_side = upgrade::on(&mut answer);
+    headers::strip_answer(answer.headers_mut(), true);
+    let mut reply = Reply::stream(answer, name, lease);
+    reply.content = Content::Empty;
+    reply.lease = None;
+    reply.upgrade = Some(Box::new((client_side, backend_side)));
+    Ok(reply)
+}
+
+/// Says what a failed pass-through means for the client, and notes the cause for the operator.
+pub fn refuse(error: &SendError, record: &mut Record) -> Refusal {
+    record.error = Some(chain(error));
+    match error {
+        SendError::TimedOut(_) => Refusal::LegacyTimeout,
+        SendError::Upload(UploadError::Idle) => Refusal::BodyTimeout,
+        SendError::Upload(UploadError::Broken) => Refusal::BodyBroken,
+        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Closed(_) | SendError::Unreadable(_) => {
+            Refusal::LegacyUnavailable
+        }
+    }
+}
+
+/// Writes an error with its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,171 @@
+//! One client connection: hyper, the time a client has for a request head, and the end.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::gateway::core::{Core, Peer, Seat};
+use crate::http::inbound::{Inbound, Phase, Progress};
+use crate::http::socket::{Socket, Tcp};
+use crate::routing::table::RoutingTable;
+use crate::server::Stage;
+use crate::server::stack::{self, InFlight};
+
+/// How a connection came to its end.
+enum End {
+    /// Hyper is done with it.
+    Done,
+    /// A request head did not arrive in time.
+    HeadTimeout,
+    /// No request, or no reader, for too long.
+    Idle,
+}
+
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 78\r\nconnection: close\r\n\r\n\
+    {\"detail\":\"The request head did not arrive in time\",\"code\":\"request_timeout\"}\n";
+
+/// Serves one connection to its end.
+pub async fn serve(
+    core: Rc<Core>,
+    in_flight: InFlight,
+    stream: TcpStream,
+    address: SocketAddr,
+    seat: Seat,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let table = core.gateway.table.load_full();
+    let progress = Progress::new();
+    let ip = address.ip().to_canonical();
+    let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
+    let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
+    let io = TokioIo::new(Inbound::new(Socket::Plain(Tcp::new(stream)), progress.clone()));
+    let service = stack::service(core, peer, &in_flight);
+    let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
+    let mut patience = Patience::new(&table);
+    drop(table);
+    let mut timer = pin!(sleep_until(patience.next));
+    let mut draining = pin!(async move {
+        // An error means that the sender is gone: the process is ending.
+        let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
+    });
+    let mut is_draining = false;
+    let end = poll_fn(|cx| {
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        // An error is the client's: it left, or broke HTTP's rules and was told so.
+        if Pin::new(&mut connection).poll(cx).is_ready() {
+            return Poll::Ready(End::Done);
+        }
+        loop {
+            let now = Instant::now();
+            if let Some(end) = patience.look(&progress, now) {
+                return Poll::Ready(end);
+            }
+            if timer.deadline() > patience.next || timer.is_elapsed() {
+                timer.as_mut().reset(patience.next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+    if let End::HeadTimeout = end
+        && let Some(parts) = connection.into_parts()
+    {
+        let mut io = parts.io.into_inner();
+        // The client may be gone: then there is nobody to tell.
+        let _ = io.write_all(REQUEST_TIMEOUT).await;
+        let _ = io.shutdown().await;
+    }
+}
+
+fn builder(table: &RoutingTable) -> http1::Builder {
+    let limits = &table.limits;
+    let mut builder = http1::Builder::new();
+    builder
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .half_close(false)
+        .max_headers(limits.header_count)
+        // The target counts in; the gateway itself checks each of the two.
+        .max_header_size(limits.headers + limits.target)
+        // Its timer would close silently, and runs on idle connections too: `Patience` does both.
+        .header_read_timeout(None);
+    builder
+}
+
+/// Watches how long a connection waits for its client, without a timer per request.
+struct Patience {
+    header: Duration,
+    idle: Duration,
+    write: Duration,
+    /// What the connection was waiting for when it was last looked at, and since when.
+    waiting: (Waiting, Instant),
+    next: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Request,
+    Head,
+    Reader,
+    Us,
+}
+
+impl Patience {
+    fn new(table: &RoutingTable) -> Patience {
+        let now = Instant::now();
+        // A client that says nothing at all is given as long for its first request as for its head.
+        let next = now + table.server.header_timeout.min(table.server.idle_timeout);
+        Patience {
+            header: table.server.header_timeout,
+            idle: table.server.idle_timeout,
+            write: table.limits.write_idle,
+            waiting: (Waiting::Request, now),
+            next,
+        }
+    }
+
+    /// Looks after each poll of the connection; says when its time is up.
+    fn look(&mut self, progress: &Progress, now: Instant) -> Option<End> {
+        let waiting = match progress.phase() {
+            _ if progress.is_write_blocked() => Waiting::Reader,
+            Phase::Idle => Waiting::Request,
+            Phase::Head => Waiting::Head,
+            Phase::Busy => Waiting::Us,
+        };
+        if waiting != self.waiting.0 || waiting == Waiting::Us {
+            self.waiting = (waiting, now);
+        }
+        let limit = match waiting {
+            Waiting::Request | Waiting::Us => self.idle,
+            Waiting::Head => self.header,
+            Waiting::Reader => self.write,
+        };
+        self.next = self.waiting.1 + limit;
+        if now < self.next {
+            return None;
+        }
+        match waiting {
+            Waiting::Head => Some(End::HeadTimeout),
+            Waiting::Request | Waiting::Reader => Some(End::Idle),
+            Waiting::Us => None,
+        }
+    }
+}
+

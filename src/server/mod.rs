@@ -1,0 +1,160 @@
+//! The process's life: a runtime per thread, accepting, limits, and the way down.
+
+pub mod connection;
+pub mod listen;
+pub mod stack;
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use crate::backends::client::Client;
+use crate::backends::dial::Dialer;
+use crate::gateway::core::{Core, Gateway, Seat};
+use crate::limits;
+use crate::server::stack::InFlight;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::record::Recorder;
+
+/// How far down the way the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Serving.
+    Serving,
+    /// Still accepting, but no longer ready: a load balancer is given time to notice.
+    Leaving,
+    /// Accepting no more; what is under way is finished.
+    Draining,
+    /// Out of time: what is still open is cut.
+    Cut,
+}
+
+/// What every serving thread is made from.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// The process's state.
+    pub gateway: Arc<Gateway>,
+    /// TLS towards backends.
+    pub dialer: Dialer,
+    /// Where access-log lines go.
+    pub access_log: AccessLog,
+    /// Follows the way down.
+    pub stage: watch::Receiver<Stage>,
+    /// Places for requests under way.
+    pub in_flight: InFlight,
+}
+
+/// Starts one thread per listener; each ends when the process is draining and its connections are done, or cut.
+///
+/// # Errors
+/// The operating system refuses a thread or a runtime.
+pub fn start(serving: &Serving, listeners: Vec<TcpListener>) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let runtime = |serving: Serving| move || run_thread(&serving, listener);
+        threads.push(std::thread::Builder::new().name(format!("serve-{number}")).spawn(runtime(serving.clone()))?);
+    }
+    Ok(threads)
+}
+
+fn run_thread(serving: &Serving, listener: TcpListener) {
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a serving thread could not start");
+            return;
+        }
+    };
+    runtime.block_on(serve(serving, listener));
+}
+
+async fn serve(serving: &Serving, listener: TcpListener) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a listener could not be used");
+            return;
+        }
+    };
+    let recorder = Recorder {
+        lines: serving.access_log.lines(),
+        metrics: serving.gateway.metrics.clone(),
+        requests: crate::telemetry::metrics::RequestMetrics::default(),
+    };
+    let core = Rc::new(Core::new(serving.gateway.clone(), Client::new(serving.dialer.clone()), recorder));
+    let keeper = spawn_local(keep(core.clone()));
+    let mut stage = serving.stage.clone();
+    tokio::select! {
+        () = accept(serving, &core, &listener) => {}
+        _ = stage.wait_for(|stage| *stage >= Stage::Draining) => {}
+    }
+    accept_queued(serving, &core, &listener).await;
+    drop(listener);
+    core.tunnels.close_all();
+    tokio::select! {
+        () = core.tasks.none_left() => {}
+        _ = stage.wait_for(|stage| *stage >= Stage::Cut) => {}
+    }
+    keeper.abort();
+    core.recorder.lines.flush();
+}
+
+/// Accepts until it is dropped.
+async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => admit(serving, core, stream, address),
+            Err(error) => {
+                // Out of descriptors, most likely: connections wait in the kernel's queue meanwhile.
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Takes what the kernel has queued already, so that closing the listener resets nobody.
+async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpListener) {
+    let until = Instant::now() + Duration::from_millis(50);
+    while let Ok(Ok((stream, address))) = timeout(until.saturating_duration_since(Instant::now()), listener.accept()).await {
+        admit(serving, core, stream, address);
+    }
+}
+
+fn admit(
+    serving: &Serving,
+    core: &Rc<Core>,
+    stream: tokio::net::TcpStream,
+    address: std::net::SocketAddr,
+) {
+    let limit = core.gateway.table.load().limits.connections;
+    let Some(seat) = Seat::take(&core.gateway, limit) else {
+        core.gateway.metrics.connections_refused.inc();
+        return;
+    };
+    let task = core.tasks.begin();
+    let (core, in_flight, stage) = (core.clone(), serving.in_flight.clone(), serving.stage.clone());
+    spawn_local(async move {
+        connection::serve(core, in_flight, stream, address, seat, stage).await;
+        drop(task);
+    });
+}
+
+/// Flushes the log and closes idle backend connections, for as long as the thread serves.
+async fn keep(core: Rc<Core>) {
+    let mut ticks = interval(limits::LOG_FLUSH);
+    loop {
+        ticks.tick().await;
+        core.recorder.lines.flush();
+        let table = core.gateway.table.load_full();
+        core.client.sweep(&table.legacy, &table.workers.backend);
+    }
+}
