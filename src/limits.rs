@@ -14,6 +14,10 @@ pub const CONFIG_FILE: u64 = 1024 * 1024;
 pub const CONFIG_PROBLEMS: usize = 100;
 /// Deepest nesting of foreign JSON that is read; serde_json's own recursion limit.
 pub const JSON_DEPTH: usize = 128;
+/// Most members of a foreign JSON object at its top level: real ones have fewer than twenty.
+pub const JSON_FIELDS: usize = 256;
+/// How much of an answer is searched for an edge error, bytes: Cloudflare's own pages stay below 16 KiB.
+pub const EDGE_PAGE: usize = 64 * 1024;
 
 /// How long a job just started on workers may answer 404 before that means "not found".
 pub const FRESH_JOB: Duration = Duration::from_secs(30);
