@@ -9,3 +9,4 @@ pub mod telemetry;
 pub mod http;
 pub mod backends;
 pub mod jobs;
+pub mod cli;

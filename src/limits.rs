@@ -38,6 +38,22 @@ pub const STORE_QUEUE: usize = 16_384;
 pub const STORE_BATCH: usize = 512;
 /// How long one operation on the embedded store may take before its caller stops waiting.
 pub const STORE_WAIT: Duration = Duration::from_secs(5);
+/// How long the embedded store waits for somebody else's lock on its file.
+pub const STORE_BUSY: Duration = Duration::from_millis(500);
+/// A store that failed is tried again this often.
+pub const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Threads that read the embedded store; reads are short and rare, the cache answers most.
+pub const STORE_READERS: usize = 2;
+/// Owners that could not be written and are tried again; beyond it the oldest is given up and logged.
+pub const OWED_JOBS: usize = 100_000;
+/// Expiry begins this long after the start, and looks this often.
+pub const EXPIRY_EVERY: Duration = Duration::from_secs(60);
+/// Expiry goes on this soon when a pass found as much as it may delete.
+pub const EXPIRY_NEXT: Duration = Duration::from_millis(100);
+/// A stepped wall clock is believed once it has run evenly for this long.
+pub const CLOCK_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most rows that the command line lists.
+pub const LISTED: usize = 1_000;
 /// Most rows that one pass of expiry deletes, so that writes never wait long behind it.
 pub const EXPIRY_BATCH: usize = 1_000;
 /// Wall and monotonic clock may disagree by this much before expiry pauses.
@@ -45,6 +61,12 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// How long a look-up in a user's database may wait for a writer.
 pub const LOOKUP_BUSY: Duration = Duration::from_millis(250);
+/// How long a look-up may take in all before its caller stops waiting (a disk that hangs).
+pub const LOOKUP_WAIT: Duration = Duration::from_secs(2);
+/// Threads that look up without waiting for locks.
+pub const LOOKUP_THREADS: usize = 2;
+/// Threads that look up in databases which were locked at the first try.
+pub const LOOKUP_PATIENT_THREADS: usize = 4;
 /// Open database handles kept over all users.
 pub const LOOKUP_HANDLES: usize = 256;
 /// SQLite virtual machine steps that one look-up may take, in units of [`LOOKUP_STEP_UNIT`].

@@ -1,3 +1,166 @@
 //! Who owns which job: records, the store they live in, the cache in front, and the look-up of `input_key`.
 
 pub mod record;
+pub mod clock;
+pub mod store;
+pub mod sqlite;
+mod cache;
+mod owed;
+pub mod input_key;
+pub mod database;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::cache::Cache;
+use self::owed::Owed;
+use self::record::{Intent, Job, JobState};
+use self::sqlite::SqliteStore;
+pub use self::sqlite::{Settings, StoreHeld};
+use self::store::{Store, StoreError};
+use crate::names::{BackendName, JobId};
+use crate::routing::table::StoreLocation;
+
+/// Who owns which job: the store, the cache in front of it, and what still has to be written.
+#[derive(Debug)]
+pub struct Jobs {
+    store: Arc<Store>,
+    cache: Arc<Cache>,
+    owed: Owed,
+}
+
+impl Jobs {
+    /// Opens the store. One that cannot be used does not stop the start: see [`Jobs::health`].
+    ///
+    /// Blocks for some seconds at the most: for start-up, not for a runtime thread that serves.
+    ///
+    /// # Errors
+    /// [`StoreHeld`] when another gateway has the store.
+    pub fn open(location: &StoreLocation, settings: Settings) -> Result<Jobs, StoreHeld> {
+        let store = match location {
+            StoreLocation::File(path) => Store::Sqlite(SqliteStore::open(path, settings)?),
+        };
+        Ok(Jobs { store: Arc::new(store), cache: Arc::new(Cache::new()), owed: Owed::default() })
+    }
+
+    /// Records a start before a byte of it leaves; durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Store::put_intent`]: with any of them the start must not go to workers.
+    pub async fn begin(&self, intent: Intent) -> Result<(), StoreError> {
+        self.store.put_intent(intent).await
+    }
+
+    /// Records that a start goes to legacy instead, before a byte of it leaves for there; durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Store::move_intent`].
+    pub async fn redirect(&self, key: &str, deadline_ms: u64) -> Result<(), StoreError> {
+        self.store.move_intent(key, BackendName::Legacy, deadline_ms).await
+    }
+
+    /// Records a job's owner and closes its intent, both or neither; durable when it returns `Ok`.
+    ///
+    /// After an error the write goes on being tried in the background until it succeeds, and polls find the job in
+    /// memory meanwhile. To be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Store::put_job`]: the caller must not tell the client that the job is safe, and logs its id.
+    pub async fn accept(&self, job: Job, key: Option<&str>) -> Result<(), StoreError> {
+        let written = self.store.put_job(job.clone(), key).await;
+        self.cache.put(&job);
+        if written.is_err() {
+            self.owed.add(job, key, &self.store, &self.cache);
+        }
+        written
+    }
+
+    /// Records that nobody knows whether a start made a job.
+    ///
+    /// # Errors
+    /// As [`Store::mark_unknown`]; past its deadline the intent reads as unknown all the same.
+    pub async fn unknown(&self, key: &str) -> Result<(), StoreError> {
+        self.store.mark_unknown(key).await
+    }
+
+    /// Forgets a start that made no job, some time later.
+    pub fn forget(&self, key: &str) {
+        self.store.close_intent_later(key);
+    }
+
+    /// Finds a job in memory or in the store; `None` is not remembered, since another replica may know it next time.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: nothing is known.
+    pub async fn find(&self, id: &JobId) -> Result<Option<Job>, StoreError> {
+        if let Some(job) = self.cache.get(id) {
+            return Ok(Some(job));
+        }
+        Ok(self.store.job(id).await?.map(|job| self.cache.fill(job)))
+    }
+
+    /// Remembers a job that a backend was found to have; never in place of one whose user is known.
+    ///
+    /// # Errors
+    /// As [`Store::put_job`]; the job is remembered in memory all the same.
+    pub async fn remember_found(&self, job: Job) -> Result<(), StoreError> {
+        self.cache.put(&job);
+        self.store.put_job(job, None).await
+    }
+
+    /// Takes note of a state seen in a poll; `true` for the first that sees the job over. Written in the background.
+    ///
+    /// To be called on a tokio runtime.
+    pub fn observe(&self, job: &Job, state: JobState) -> bool {
+        if state == JobState::Open || job.state != JobState::Open || !self.cache.finish(job, state) {
+            return false;
+        }
+        let (store, id) = (Arc::clone(&self.store), job.id.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.finish_job(&id, state).await {
+                tracing::warn!(job = %id, error = error.line(), "the end of a job was not stored");
+            }
+        });
+        true
+    }
+
+    /// Returns how many jobs of a backend are open, as far as the store knows; right after a restart too.
+    pub fn open_count(&self, backend: BackendName) -> i64 {
+        self.store.open_count(backend)
+    }
+
+    /// Returns how many owners wait to be written after a failure.
+    pub fn owed(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// Says whether the store takes writes, or why not, as one line for an operator.
+    ///
+    /// # Errors
+    /// The cause of the last failure, until the store has recovered.
+    pub fn health(&self) -> Result<(), String> {
+        self.store.health()
+    }
+
+    /// Sets how long jobs and intents are kept; a reload may call it.
+    pub fn set_keep(&self, keep: Duration) {
+        self.store.set_keep(keep);
+    }
+
+    /// Returns the store, for what only operators ask (open jobs, intents).
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Tries once more to write what is owed, writes what is queued and closes the store; takes a few seconds at most.
+    ///
+    /// # Errors
+    /// [`StoreError::MaybeWritten`] when it did not end in time.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.owed.settle(&self.store, &self.cache).await;
+        self.store.close().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

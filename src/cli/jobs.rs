@@ -1,0 +1,255 @@
+//! `jobs`: what the store says of one job, and of all that are open, read beside a running gateway.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::jobs::clock::Clock;
+use crate::jobs::record::{Intent, IntentState, Job};
+use crate::jobs::sqlite::{rows, schema};
+use crate::limits;
+use crate::names::{BackendName, ExportType, JobId, UserId};
+use crate::routing::table::{RoutingTable, StoreLocation};
+
+/// Prints who started a job, where and when; exit code 1 when the store does not know it.
+pub fn show(table: &RoutingTable, id: &str) -> ExitCode {
+    let StoreLocation::File(path) = &table.fixed.store;
+    finish(show_to(&mut io::stdout().lock(), path, id, Clock::system().wall_ms()))
+}
+
+/// Prints open jobs, and starts that are under way or whose outcome nobody knows; exit code 0 also when there are none.
+pub fn list(table: &RoutingTable, backend: Option<BackendName>, json: bool) -> ExitCode {
+    let StoreLocation::File(path) = &table.fixed.store;
+    finish(list_to(&mut io::stdout().lock(), path, backend, json, Clock::system().wall_ms()))
+}
+
+/// Why there is nothing to print.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Sentence(String),
+    #[error("cannot read the job store {path}: {source}")]
+    Store { path: String, source: rusqlite::Error },
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+}
+
+fn finish(result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    if !matches!(&failure, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+        // Nothing is left to tell it to when the error output is gone too.
+        let _ = writeln!(io::stderr().lock(), "{failure}");
+    }
+    ExitCode::FAILURE
+}
+
+fn show_to(out: &mut impl Write, path: &Path, id: &str, now_ms: u64) -> Result<(), Failure> {
+    let id = JobId::parse(id).map_err(|error| Failure::Sentence(format!("{id:?} is {error}")))?;
+    let unknown = format!("no job {id} in the store {}", path.display());
+    let Some(conn) = open(path)? else {
+        return Err(Failure::Sentence(format!("{unknown}: no gateway has made that file yet")));
+    };
+    let job = rows::job(&conn, &id).map_err(|source| unreadable(path, source))?;
+    let job = job.ok_or(Failure::Sentence(unknown))?;
+    let found = if job.user.is_none() { "  (anonymous, or found and not started here)" } else { "" };
+    writeln!(out, "job      {}", job.id)?;
+    writeln!(out, "backend  {}", job.backend)?;
+    writeln!(out, "type     {}", export(job.export.as_ref()))?;
+    writeln!(out, "user     {}{found}", user(job.user.as_ref()))?;
+    writeln!(out, "started  {} ago  ({})", words(now_ms.saturating_sub(job.started_ms)), date(job.started_ms))?;
+    writeln!(out, "state    {}", job.state.as_str())?;
+    Ok(())
+}
+
+fn list_to(
+    out: &mut impl Write,
+    path: &Path,
+    backend: Option<BackendName>,
+    json: bool,
+    now_ms: u64,
+) -> Result<(), Failure> {
+    let (jobs, intents, counts) = match open(path)? {
+        Some(conn) => read(&conn, backend, now_ms).map_err(|source| unreadable(path, source))?,
+        None if json => Default::default(),
+        None => {
+            writeln!(out, "no job store yet: {} does not exist until a gateway has started with it", path.display())?;
+            return Ok(());
+        }
+    };
+    if json {
+        let value = json!({
+            "jobs": jobs.iter().map(job_json).collect::<Vec<_>>(),
+            "intents": intents.iter().map(intent_json).collect::<Vec<_>>(),
+            "open_jobs": { "legacy": counts[0], "workers": counts[1] },
+        });
+        writeln!(out, "{value:#}")?;
+        return Ok(());
+    }
+    let total: i64 = BackendName::ALL
+        .into_iter()
+        .filter(|name| backend.is_none_or(|wanted| wanted == *name))
+        .map(|name| counts[rows::place(name)])
+        .sum();
+    writeln!(out, "{total} open jobs (legacy {}, workers {})", counts[0], counts[1])?;
+    if !jobs.is_empty() {
+        let mut lines = vec![["BACKEND", "TYPE", "USER", "AGE", "JOB"].map(str::to_owned)];
+        lines.extend(jobs.iter().map(|job| job_line(job, now_ms)));
+        print(out, &lines)?;
+    }
+    note_cut(out, jobs.len())?;
+    writeln!(out)?;
+    writeln!(out, "{} starts under way or of unknown outcome", intents.len())?;
+    if !intents.is_empty() {
+        let head = ["BACKEND", "TYPE", "USER", "AGE", "OUTCOME", "DEADLINE", "REQUEST", "KEY"];
+        let mut lines = vec![head.map(str::to_owned)];
+        lines.extend(intents.iter().map(|intent| intent_line(intent, now_ms)));
+        print(out, &lines)?;
+    }
+    note_cut(out, intents.len())?;
+    Ok(())
+}
+
+type Open = (Vec<Job>, Vec<Intent>, [i64; 2]);
+
+fn read(conn: &Connection, backend: Option<BackendName>, now_ms: u64) -> rusqlite::Result<Open> {
+    let jobs = rows::open_jobs(conn, backend, limits::LISTED)?;
+    let intents = rows::open_intents(conn, backend, limits::LISTED, now_ms)?;
+    Ok((jobs, intents, rows::open_counts(conn)?))
+}
+
+/// Opens the store for reading; `None` when there is no file.
+fn open(path: &Path) -> Result<Option<Connection>, Failure> {
+    if matches!(path.try_exists(), Ok(false)) {
+        return Ok(None);
+    }
+    schema::open_for_reading(path).map(Some).map_err(|source| unreadable(path, source))
+}
+
+fn unreadable(path: &Path, source: rusqlite::Error) -> Failure {
+    Failure::Store { path: path.display().to_string(), source }
+}
+
+fn note_cut(out: &mut impl Write, shown: usize) -> io::Result<()> {
+    if shown == limits::LISTED { writeln!(out, "(the oldest {shown} are shown)") } else { Ok(()) }
+}
+
+fn job_line(job: &Job, now_ms: u64) -> [String; 5] {
+    [
+        job.backend.to_string(),
+        export(job.export.as_ref()),
+        user(job.user.as_ref()),
+        words(now_ms.saturating_sub(job.started_ms)),
+        job.id.to_string(),
+    ]
+}
+
+fn intent_line(intent: &Intent, now_ms: u64) -> [String; 8] {
+    let left = intent.deadline_ms.saturating_sub(now_ms);
+    [
+        intent.backend.to_string(),
+        intent.export.to_string(),
+        user(intent.user.as_ref()),
+        words(now_ms.saturating_sub(intent.started_ms)),
+        intent.state.as_str().to_owned(),
+        match (intent.state, left) {
+            (IntentState::Unknown, 0) => "passed".to_owned(),
+            (IntentState::Unknown, _) => "-".to_owned(),
+            (IntentState::Running, _) => format!("in {}", words(left)),
+        },
+        intent.request_id.to_string(),
+        intent.key.to_string(),
+    ]
+}
+
+fn job_json(job: &Job) -> serde_json::Value {
+    json!({
+        "job_id": job.id.as_str(),
+        "backend": job.backend.as_str(),
+        "type": job.export.as_ref().map(ExportType::as_str),
+        "user": job.user.as_ref().map(UserId::as_str),
+        "started_ms": job.started_ms,
+        "state": job.state.as_str(),
+    })
+}
+
+fn intent_json(intent: &Intent) -> serde_json::Value {
+    json!({
+        "key": intent.key,
+        "request_id": intent.request_id,
+        "backend": intent.backend.as_str(),
+        "type": intent.export.as_str(),
+        "user": intent.user.as_ref().map(UserId::as_str),
+        "started_ms": intent.started_ms,
+        "deadline_ms": intent.deadline_ms,
+        "state": intent.state.as_str(),
+    })
+}
+
+fn export(export: Option<&ExportType>) -> String {
+    export.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+fn user(user: Option<&UserId>) -> String {
+    user.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+/// Prints lines as columns, each as wide as its widest field but the last.
+fn print<const N: usize>(out: &mut impl Write, lines: &[[String; N]]) -> io::Result<()> {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for line in lines {
+        for (field, width) in line.iter().zip(&widths).take(N - 1) {
+            write!(out, "{field:width$}  ")?;
+        }
+        writeln!(out, "{}", line[N - 1])?;
+    }
+    Ok(())
+}
+
+/// Says a length of time as people do: the largest unit that counts at least 1, and two of them below a day.
+fn words(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ if days == 1 => "1 day".to_owned(),
+        _ => format!("{days} days"),
+    }
+}
+
+/// Writes a moment as `2026-11-24 13:24:05 UTC` (days to civil date after Howard Hinnant's algorithm).
+fn date(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let shifted = seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_people_say_them() {
+        let cases = [(0, "0 s"), (59_999, "59 s"), (61_000, "1 min 1 s"), (3_600_000, "1 h 0 min")];
+        for (ms, expected) in cases.into_iter().chain([(90_000_000, "1 day"), (864_000_000, "10 days")]) {
+            assert_eq!(words(ms), expected);
+        }
+        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date(951_782_399_000), "2000-02-28 23:59:59 UTC");
+        assert_eq!(date(951_782_400_000), "2000-02-29 00:00:00 UTC");
+        assert_eq!(date(1_795_526_645_000), "2026-11-24 13:24:05 UTC");
+    }
+}

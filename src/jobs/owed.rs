@@ -1,0 +1,107 @@
+//! Owners that could not be written: tried again until they are, by one task at a time.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cache::Cache;
+use super::record::Job;
+use super::store::Store;
+use crate::limits;
+
+/// The list of what is owed to the store, at most [`limits::OWED_JOBS`].
+#[derive(Debug, Default)]
+pub(super) struct Owed(Arc<Mutex<List>>);
+
+#[derive(Debug, Default)]
+struct List {
+    jobs: VecDeque<(Job, Option<Box<str>>)>,
+    /// Whether a task is at work on it.
+    tried: bool,
+}
+
+impl Owed {
+    pub(super) fn len(&self) -> usize {
+        lock(&self.0).jobs.len()
+    }
+
+    /// Adds a job and sees to it that a task tries to write it.
+    pub(super) fn add(&self, job: Job, key: Option<&str>, store: &Arc<Store>, cache: &Arc<Cache>) {
+        let mut list = lock(&self.0);
+        if list.jobs.len() >= limits::OWED_JOBS
+            && let Some((lost, _)) = list.jobs.pop_front()
+        {
+            tracing::error!(job = %lost.id, backend = %lost.backend, "too many owners wait to be stored: gave one up");
+        }
+        list.jobs.push_back((job, key.map(Box::from)));
+        if list.tried {
+            return;
+        }
+        list.tried = true;
+        let at_work = AtWork { list: Arc::clone(&self.0), is_over: false };
+        let (store, cache) = (Arc::clone(store), Arc::clone(cache));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(limits::STORE_RETRY).await;
+                settle(&at_work.list, &store, &cache).await;
+                let mut list = lock(&at_work.list);
+                if list.jobs.is_empty() {
+                    list.tried = false;
+                    drop(list);
+                    return at_work.end();
+                }
+            }
+        });
+    }
+
+    /// Writes as much as the store takes now.
+    pub(super) async fn settle(&self, store: &Store, cache: &Cache) {
+        settle(&self.0, store, cache).await;
+        for (job, _) in &lock(&self.0).jobs {
+            tracing::error!(job = %job.id, backend = %job.backend, "an owner is not stored");
+        }
+    }
+}
+
+/// Lets the next failure start a task when this one is cut off with its runtime.
+struct AtWork {
+    list: Arc<Mutex<List>>,
+    is_over: bool,
+}
+
+impl AtWork {
+    /// Ends in order: the list says already that nobody is at work.
+    fn end(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if !self.is_over {
+            lock(&self.list).tried = false;
+        }
+    }
+}
+
+async fn settle(list: &Mutex<List>, store: &Store, cache: &Cache) {
+    loop {
+        // It stays in the list while it is written: a task that is cut off loses nothing, and a write can be repeated.
+        let Some((job, key)) = lock(list).jobs.front().cloned() else { return };
+        // It may have ended since; a job that somebody else's record has replaced is not ours to write.
+        let job = cache.get(&job.id).filter(|held| held.user == job.user).unwrap_or(job);
+        let id = job.id.clone();
+        if let Err(error) = store.put_job(job, key.as_deref()).await {
+            tracing::debug!(job = %id, error = error.line(), "an owner is still not stored");
+            return;
+        }
+        let mut list = lock(list);
+        if list.jobs.front().is_some_and(|(job, _)| job.id == id) {
+            list.jobs.pop_front();
+        }
+        tracing::info!(job = %id, "a late owner is stored");
+    }
+}
+
+fn lock(list: &Mutex<List>) -> std::sync::MutexGuard<'_, List> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,274 @@
+//! Every statement of the embedded store: records to rows and back.
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, named_params, params};
+
+use crate::jobs::record::{Intent, IntentState, Job, JobState};
+use crate::names::{BackendName, ExportType, JobId, UserId};
+
+/// What one write did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// Whether a row changed.
+    pub(super) changed: bool,
+    /// By how much the number of open jobs changed, in the order of [`BackendName::ALL`].
+    pub(super) open: [i64; 2],
+}
+
+impl Effect {
+    fn rows(count: usize) -> Effect {
+        Effect { changed: count > 0, open: [0; 2] }
+    }
+
+    /// Adds what another write did to the open jobs.
+    pub(super) fn add_open(&mut self, other: [i64; 2]) {
+        self.open[0] += other[0];
+        self.open[1] += other[1];
+    }
+}
+
+/// The place of a backend in counters.
+pub(crate) fn place(backend: BackendName) -> usize {
+    match backend {
+        BackendName::Legacy => 0,
+        BackendName::Workers => 1,
+    }
+}
+
+/// SQLite's integers are signed: times beyond 2^63 ms are cut.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+pub(super) const JOB_COLUMNS: &str = "id, backend, export, user, started_ms, state";
+pub(super) const INTENT_COLUMNS: &str = "key, request_id, user, export, backend, started_ms, deadline_ms, state";
+
+pub(super) fn put_intent(conn: &Connection, intent: &Intent) -> rusqlite::Result<Effect> {
+    let sql = "INSERT INTO intents (key, request_id, user, export, backend, started_ms, deadline_ms, state)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    let count = conn.prepare_cached(sql)?.execute(params![
+        intent.key,
+        intent.request_id,
+        intent.user.as_ref().map(UserId::as_str),
+        intent.export.as_str(),
+        intent.backend.as_str(),
+        signed(intent.started_ms),
+        signed(intent.deadline_ms),
+        intent.state.as_str(),
+    ])?;
+    Ok(Effect::rows(count))
+}
+
+pub(super) fn move_intent(conn: &Connection, key: &str, to: BackendName, deadline_ms: u64) -> rusqlite::Result<Effect> {
+    let sql = "UPDATE intents SET backend = ?, deadline_ms = ? WHERE key = ? AND state = 'running'";
+    let count = conn.prepare_cached(sql)?.execute(params![to.as_str(), signed(deadline_ms), key])?;
+    Ok(Effect::rows(count))
+}
+
+pub(super) fn close_intent(conn: &Connection, key: &str) -> rusqlite::Result<Effect> {
+    Ok(Effect::rows(conn.prepare_cached("DELETE FROM intents WHERE key = ?")?.execute([key])?))
+}
+
+pub(super) fn mark_unknown(conn: &Connection, key: &str) -> rusqlite::Result<Effect> {
+    let sql = "UPDATE intents SET state = 'unknown' WHERE key = ?";
+    Ok(Effect::rows(conn.prepare_cached(sql)?.execute([key])?))
+}
+
+/// Writes a job. A found one (no user) never replaces one with a user; one that is over does not open again.
+pub(super) fn put_job(conn: &Connection, job: &Job) -> rusqlite::Result<Effect> {
+    let before = "SELECT backend, state FROM jobs WHERE id = ?";
+    let before = conn.prepare_cached(before)?.query_row([job.id.as_str()], open_place).optional()?.flatten();
+    let sql = "INSERT INTO jobs (id, backend, export, user, started_ms, state)
+        VALUES (:id, :backend, :export, :user, :started_ms, :state)
+        ON CONFLICT (id) DO UPDATE SET
+            backend = excluded.backend, export = excluded.export, user = excluded.user,
+            started_ms = excluded.started_ms,
+            state = iif(jobs.backend = excluded.backend AND jobs.state <> 'open', jobs.state, excluded.state)
+        WHERE excluded.user IS NOT NULL OR jobs.user IS NULL
+        RETURNING backend, state";
+    let values = named_params! {
+        ":id": job.id.as_str(),
+        ":backend": job.backend.as_str(),
+        ":export": job.export.as_ref().map(ExportType::as_str),
+        ":user": job.user.as_ref().map(UserId::as_str),
+        ":started_ms": signed(job.started_ms),
+        ":state": job.state.as_str(),
+    };
+    let after: Option<Option<usize>> = conn.prepare_cached(sql)?.query_row(values, open_place).optional()?;
+    let Some(after) = after else { return Ok(Effect::default()) };
+    let mut effect = Effect { changed: true, open: [0; 2] };
+    if let Some(place) = before {
+        effect.open[place] -= 1;
+    }
+    if let Some(place) = after {
+        effect.open[place] += 1;
+    }
+    Ok(effect)
+}
+
+/// Reads `backend, state`: the place of the counter that an open job is counted in.
+fn open_place(row: &Row<'_>) -> rusqlite::Result<Option<usize>> {
+    let backend = BackendName::parse(row.get_ref(0)?.as_str()?);
+    let open = row.get_ref(1)?.as_str()? == JobState::Open.as_str();
+    Ok(backend.filter(|_| open).map(place))
+}
+
+pub(super) fn finish_job(conn: &Connection, id: &JobId, state: JobState) -> rusqlite::Result<Effect> {
+    if state == JobState::Open {
+        return Ok(Effect::default());
+    }
+    let sql = "UPDATE jobs SET state = ? WHERE id = ? AND state = 'open' RETURNING backend, 'open'";
+    let values = params![state.as_str(), id.as_str()];
+    let finished: Option<Option<usize>> = conn.prepare_cached(sql)?.query_row(values, open_place).optional()?;
+    let mut effect = Effect { changed: finished.is_some(), open: [0; 2] };
+    if let Some(place) = finished.flatten() {
+        effect.open[place] -= 1;
+    }
+    Ok(effect)
+}
+
+/// Deletes up to `limit` jobs and as many intents that began before `before_ms`; returns how many in all.
+pub(super) fn expire(conn: &Connection, before_ms: u64, limit: usize) -> rusqlite::Result<(usize, Effect)> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE started_ms < ? ORDER BY started_ms LIMIT ?)
+        RETURNING backend, state";
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut effect = Effect::default();
+    let mut count = 0;
+    for place in statement.query_map(params![signed(before_ms), limit], open_place)? {
+        count += 1;
+        if let Some(place) = place? {
+            effect.open[place] -= 1;
+        }
+    }
+    let sql = "DELETE FROM intents WHERE seq IN
+        (SELECT seq FROM intents WHERE started_ms < ? ORDER BY started_ms LIMIT ?)";
+    count += conn.prepare_cached(sql)?.execute(params![signed(before_ms), limit])?;
+    effect.changed = count > 0;
+    Ok((count, effect))
+}
+
+/// Returns when the newest record began, milliseconds since the Unix epoch; 0 in an empty store.
+pub(super) fn newest_ms(conn: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT max(coalesce((SELECT max(started_ms) FROM jobs), 0),
+        coalesce((SELECT max(started_ms) FROM intents), 0))";
+    conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).map(unsigned)
+}
+
+/// Reads one job. A row that does not hold valid values counts as not there.
+pub(crate) fn job(conn: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>> {
+    let sql = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?");
+    Ok(conn.prepare_cached(&sql)?.query_row([id.as_str()], |row| valid(read_job(row))).optional()?.flatten())
+}
+
+/// Reads one intent as of `now_ms`.
+pub(crate) fn intent(conn: &Connection, key: &str, now_ms: u64) -> rusqlite::Result<Option<Intent>> {
+    let sql = format!("SELECT {INTENT_COLUMNS} FROM intents WHERE key = ?");
+    Ok(conn.prepare_cached(&sql)?.query_row([key], |row| valid(read_intent(row, now_ms))).optional()?.flatten())
+}
+
+/// Reads open jobs, oldest first, of one backend or of both.
+pub(crate) fn open_jobs(conn: &Connection, backend: Option<BackendName>, limit: usize) -> rusqlite::Result<Vec<Job>> {
+    let sql = format!(
+        "SELECT {JOB_COLUMNS} FROM jobs WHERE state = 'open' AND backend IN (?, ?) ORDER BY started_ms, seq LIMIT ?"
+    );
+    list(conn, &sql, backend, limit, read_job)
+}
+
+/// Reads intents as of `now_ms`, oldest first, of one backend or of both.
+pub(crate) fn open_intents(
+    conn: &Connection,
+    backend: Option<BackendName>,
+    limit: usize,
+    now_ms: u64,
+) -> rusqlite::Result<Vec<Intent>> {
+    let sql = format!("SELECT {INTENT_COLUMNS} FROM intents WHERE backend IN (?, ?) ORDER BY started_ms, seq LIMIT ?");
+    list(conn, &sql, backend, limit, |row| read_intent(row, now_ms))
+}
+
+fn list<T>(
+    conn: &Connection,
+    sql: &str,
+    backend: Option<BackendName>,
+    limit: usize,
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<Option<T>>,
+) -> rusqlite::Result<Vec<T>> {
+    let [first, second] = backend.map_or(BackendName::ALL, |backend| [backend, backend]);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let values: [&dyn ToSql; 3] = [&first.as_str(), &second.as_str(), &limit];
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map(values, |row| valid(read(row)))?;
+    rows.filter_map(Result::transpose).collect()
+}
+
+/// Counts open jobs per backend.
+pub(crate) fn open_counts(conn: &Connection) -> rusqlite::Result<[i64; 2]> {
+    let mut counts = [0; 2];
+    let mut statement =
+        conn.prepare_cached("SELECT backend, count(*) FROM jobs WHERE state = 'open' GROUP BY backend")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Some(backend) = BackendName::parse(row.get_ref(0)?.as_str()?) {
+            counts[place(backend)] = row.get(1)?;
+        }
+    }
+    Ok(counts)
+}
+
+/// Takes a value of a wrong type or encoding for a row that is not there: it says nothing about the file.
+pub(super) fn valid<T>(read: rusqlite::Result<Option<T>>) -> rusqlite::Result<Option<T>> {
+    match read {
+        Err(rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..)) => Ok(None),
+        other => other,
+    }
+}
+
+/// Reads the columns of [`JOB_COLUMNS`]; `None` for values that no job has.
+pub(super) fn read_job(row: &Row<'_>) -> rusqlite::Result<Option<Job>> {
+    let export = optional_text(row, 2)?;
+    let user = optional_text(row, 3)?;
+    let parts = (
+        JobId::parse(row.get_ref(0)?.as_str()?).ok(),
+        BackendName::parse(row.get_ref(1)?.as_str()?),
+        JobState::parse(row.get_ref(5)?.as_str()?),
+    );
+    let (Some(id), Some(backend), Some(state)) = parts else { return Ok(None) };
+    Ok(Some(Job {
+        id,
+        backend,
+        export: export.and_then(ExportType::parse),
+        user: user.and_then(UserId::from_text),
+        started_ms: unsigned(row.get(4)?),
+        state,
+    }))
+}
+
+/// Reads the columns of [`INTENT_COLUMNS`]; `None` for values that no intent has.
+pub(super) fn read_intent(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<Option<Intent>> {
+    let deadline_ms = unsigned(row.get(6)?);
+    let parts = (
+        ExportType::parse(row.get_ref(3)?.as_str()?),
+        BackendName::parse(row.get_ref(4)?.as_str()?),
+        IntentState::parse(row.get_ref(7)?.as_str()?),
+    );
+    let (Some(export), Some(backend), Some(state)) = parts else { return Ok(None) };
+    // Past its deadline nobody is waiting for the answer any more, whatever process that was.
+    let state = if deadline_ms <= now_ms { IntentState::Unknown } else { state };
+    Ok(Some(Intent {
+        key: row.get(0)?,
+        request_id: row.get(1)?,
+        user: optional_text(row, 2)?.and_then(UserId::from_text),
+        export,
+        backend,
+        started_ms: unsigned(row.get(5)?),
+        deadline_ms,
+        state,
+    }))
+}
+
+fn optional_text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<&'a str>> {
+    Ok(row.get_ref(column)?.as_str_or_null()?)
+}

@@ -1,0 +1,371 @@
+//! The writing thread of the embedded store: group commit, recovery, and expiry when it has nothing else to do.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::oneshot;
+
+use super::expiry::Expiry;
+use super::handle::Shared;
+use super::reader::is_damage;
+use super::rows::{self, Effect};
+use super::{rescue, schema};
+use crate::jobs::record::{Intent, Job, JobState};
+use crate::jobs::store::{Cause, StoreError};
+use crate::limits;
+use crate::names::{BackendName, JobId};
+
+/// What the writing thread is asked for.
+pub(super) enum Message {
+    Write(Write),
+    Close(oneshot::Sender<()>),
+}
+
+/// One write that waits.
+pub(super) struct Write {
+    pub(super) op: Op,
+    pub(super) reply: Option<oneshot::Sender<Result<bool, StoreError>>>,
+    /// Set by the writer when it begins, or by the caller when it stops waiting: the first one wins.
+    pub(super) taken: Arc<AtomicBool>,
+}
+
+/// The one-key writes.
+pub(super) enum Op {
+    PutIntent(Intent),
+    MoveIntent { key: Box<str>, to: BackendName, deadline_ms: u64 },
+    CloseIntent(Box<str>),
+    MarkUnknown(Box<str>),
+    PutJob { job: Job, closes: Option<Box<str>> },
+    FinishJob(JobId, JobState),
+}
+
+/// Owns the connection that writes.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    lock: Option<File>,
+    open: Option<Opened>,
+    /// Monotonic time of the next attempt to open.
+    retry_at: Duration,
+    /// The file's structure is checked once per process, and again after damage.
+    checked: bool,
+    expiry: Expiry,
+}
+
+/// An open file, and which one it was.
+struct Opened {
+    conn: Connection,
+    identity: Option<(u64, u64)>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, lock: Option<File>) -> Writer {
+        let expiry = Expiry::new(&shared.clock);
+        Writer { shared, lock, open: None, retry_at: Duration::ZERO, checked: false, expiry }
+    }
+
+    /// Serves the queue until it is closed.
+    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+        let mut batch = Vec::with_capacity(limits::STORE_BATCH);
+        loop {
+            self.ready();
+            let closing = match queue.recv_timeout(self.wait()) {
+                Ok(first) => gather(first, queue, &mut batch),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if !batch.is_empty() {
+                self.write(&mut batch);
+            }
+            if let Some(done) = closing {
+                drop(self);
+                // Nobody listens when the caller stopped waiting.
+                let _ = done.send(());
+                return;
+            }
+            self.expire();
+        }
+    }
+
+    /// Opens the store when it is not open and an attempt is due.
+    pub(super) fn ready(&mut self) {
+        let now = self.shared.clock.monotonic();
+        if now < self.retry_at {
+            return;
+        }
+        if self.shared.damaged.swap(false, Ordering::AcqRel) {
+            self.checked = false;
+            self.open = None;
+            // A damage that the check does not find must not make it run for every read.
+            self.retry_at = now + limits::STORE_RETRY;
+        }
+        if self.open.is_some() {
+            return;
+        }
+        match self.try_open() {
+            Ok(opened) => {
+                self.open = Some(opened);
+                self.shared.generation.fetch_add(1, Ordering::AcqRel);
+                if self.shared.health().is_err() {
+                    tracing::info!(path = %self.shared.path.display(), "job store open");
+                }
+                self.shared.set_health(Ok(()));
+            }
+            Err(cause) => self.failed(cause),
+        }
+    }
+
+    fn try_open(&mut self) -> Result<Opened, Cause> {
+        let path = &self.shared.path;
+        if self.lock.is_none() {
+            self.lock = Some(lock(path)?);
+        }
+        rescue::complete(path)?;
+        let mut opened = schema::open_for_writing(path).and_then(|conn| self.check(conn));
+        if let Err(Cause::Sqlite(error)) = &opened
+            && is_damage(error)
+        {
+            rescue::set_aside(path, self.shared.clock.wall_ms())?;
+            opened = schema::open_for_writing(path).and_then(|conn| self.check(conn));
+        }
+        let conn = opened?;
+        self.checked = true;
+        for (count, counted) in self.shared.open.iter().zip(rows::open_counts(&conn)?) {
+            count.store(counted, Ordering::Relaxed);
+        }
+        // Makes the new files' names durable too: SQLite syncs the files, not always their folder.
+        sync_folder(path)?;
+        Ok(Opened { conn, identity: identity(path) })
+    }
+
+    /// Passes on a connection to a sound file that takes writes.
+    fn check(&self, conn: Connection) -> Result<Connection, Cause> {
+        if !self.checked && !schema::is_sound(&conn)? {
+            let damage = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            return Err(rusqlite::Error::SqliteFailure(damage, Some("quick_check found damage".to_owned())).into());
+        }
+        // A write that changes nothing still shows a read-only, locked or full disk.
+        let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        conn.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {version}; COMMIT;"))?;
+        Ok(conn)
+    }
+
+    fn failed(&mut self, cause: Cause) {
+        if self.shared.health().map_err(|before| before.line()) != Err(cause.line()) {
+            tracing::error!(path = %self.shared.path.display(), error = cause.line(), "job store unusable");
+        }
+        if let Cause::Sqlite(error) = &cause
+            && is_damage(error)
+        {
+            self.checked = false;
+        }
+        self.open = None;
+        self.retry_at = self.shared.clock.monotonic() + limits::STORE_RETRY;
+        self.shared.set_health(Err(cause));
+    }
+
+    /// How long the queue may stay silent before this thread has to look after itself.
+    fn wait(&self) -> Duration {
+        if self.open.is_none() {
+            let rest = self.retry_at.saturating_sub(self.shared.clock.monotonic());
+            return rest.clamp(Duration::from_millis(1), limits::STORE_RETRY);
+        }
+        self.expiry.wait(&self.shared.clock).min(limits::STORE_RETRY)
+    }
+
+    fn write(&mut self, batch: &mut Vec<Write>) {
+        let Some(opened) = &self.open else {
+            let cause = self.shared.health().err().unwrap_or(Cause::Opening);
+            return answer_all(batch, &StoreError::NotWritten(cause));
+        };
+        // Writes into a file that has lost its name would be acknowledged and gone.
+        if opened.identity != identity(&self.shared.path) {
+            let cause = Cause::Replaced(self.shared.path.clone());
+            self.failed(cause.clone());
+            return answer_all(batch, &StoreError::NotWritten(cause));
+        }
+        match commit(&opened.conn, batch) {
+            Ok(results) => {
+                let mut sum = Effect::default();
+                for (write, result) in batch.drain(..).zip(results) {
+                    if let Ok(effect) = &result {
+                        sum.add_open(effect.open);
+                    }
+                    let result = result.map(|effect| effect.changed);
+                    answer(write, result.map_err(|error| StoreError::NotWritten(error.into())));
+                }
+                self.count(sum);
+            }
+            Err(error) => {
+                let (StoreError::NotWritten(cause) | StoreError::MaybeWritten(cause) | StoreError::Unavailable(cause)) =
+                    &error;
+                self.failed(cause.clone());
+                answer_all(batch, &error);
+            }
+        }
+    }
+
+    fn count(&self, effect: Effect) {
+        for (count, change) in self.shared.open.iter().zip(effect.open) {
+            count.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
+    fn expire(&mut self) {
+        let Some(opened) = &self.open else { return };
+        let keep = Duration::from_millis(self.shared.keep_ms.load(Ordering::Relaxed));
+        match self.expiry.step(&opened.conn, &self.shared.clock, keep) {
+            Ok(effect) => self.count(effect),
+            Err(error) => self.failed(error.into()),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.set_health(Err(Cause::Closed));
+    }
+}
+
+/// Takes what waits, up to a batch; returns the wish to close when it is among it.
+fn gather(first: Message, queue: &Receiver<Message>, batch: &mut Vec<Write>) -> Option<oneshot::Sender<()>> {
+    let mut next = Some(first);
+    while let Some(message) = next {
+        match message {
+            Message::Close(done) => return Some(done),
+            Message::Write(write) => {
+                if !write.taken.swap(true, Ordering::AcqRel) {
+                    batch.push(write);
+                }
+            }
+        }
+        next = if batch.len() < limits::STORE_BATCH { queue.try_recv().ok() } else { None };
+    }
+    None
+}
+
+/// Writes a batch in one transaction. An operation's own fault fails it alone, the file's fault fails all.
+fn commit(conn: &Connection, batch: &[Write]) -> Result<Vec<rusqlite::Result<Effect>>, StoreError> {
+    let not_written = |error: rusqlite::Error| StoreError::NotWritten(error.into());
+    run(conn, "BEGIN IMMEDIATE").map_err(not_written)?;
+    let mut results = Vec::with_capacity(batch.len());
+    for write in batch {
+        let result = apply(conn, &write.op);
+        if let Err(error) = result.as_ref()
+            && (conn.is_autocommit() || !is_own_fault(error))
+        {
+            // Some errors have rolled back already; then this fails and changes nothing.
+            let _ = run(conn, "ROLLBACK");
+            return Err(not_written(result.err().expect("checked above")));
+        }
+        results.push(result);
+    }
+    match run(conn, "COMMIT") {
+        Ok(()) => Ok(results),
+        Err(error) => {
+            let _ = run(conn, "ROLLBACK");
+            Err(uncommitted(error))
+        }
+    }
+}
+
+/// Says what a failed COMMIT means. A full disk has cut the commit frame itself and a lock was met before any write;
+/// after any other error (fsync) the frames may be whole, and a restart may find them.
+fn uncommitted(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::ReadOnly) => {
+            StoreError::NotWritten(error.into())
+        }
+        _ => StoreError::MaybeWritten(error.into()),
+    }
+}
+
+/// Says whether the operation's values are to blame, and not the file.
+fn is_own_fault(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(code) => matches!(code, ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch),
+        None => true,
+    }
+}
+
+fn apply(conn: &Connection, op: &Op) -> rusqlite::Result<Effect> {
+    match op {
+        Op::PutIntent(intent) => rows::put_intent(conn, intent),
+        Op::MoveIntent { key, to, deadline_ms } => rows::move_intent(conn, key, *to, *deadline_ms),
+        Op::CloseIntent(key) => rows::close_intent(conn, key),
+        Op::MarkUnknown(key) => rows::mark_unknown(conn, key),
+        Op::PutJob { job, closes: None } => rows::put_job(conn, job),
+        Op::PutJob { job, closes: Some(key) } => {
+            run(conn, "SAVEPOINT both")?;
+            let both = rows::put_job(conn, job).and_then(|effect| rows::close_intent(conn, key).map(|_| effect));
+            if both.is_err() {
+                if conn.is_autocommit() {
+                    return both;
+                }
+                run(conn, "ROLLBACK TO both")?;
+            }
+            run(conn, "RELEASE both")?;
+            both
+        }
+        Op::FinishJob(id, state) => rows::finish_job(conn, id, *state),
+    }
+}
+
+fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+fn answer_all(batch: &mut Vec<Write>, error: &StoreError) {
+    for write in batch.drain(..) {
+        answer(write, Err(error.clone()));
+    }
+}
+
+fn answer(write: Write, result: Result<bool, StoreError>) {
+    match (write.reply, result) {
+        // Nobody listens when the caller stopped waiting.
+        (Some(reply), result) => drop(reply.send(result)),
+        (None, Err(error)) => tracing::warn!(error = error.line(), "a write of the job store failed"),
+        (None, Ok(_)) => {}
+    }
+}
+
+/// Makes the store's folder and takes the lock beside the store.
+pub(super) fn lock(store: &Path) -> Result<File, Cause> {
+    if let Some(folder) = store.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(|source| file_cause(folder, source))?;
+    }
+    let path = beside(store, ".lock");
+    // Appending keeps a lock file that somebody else made, whatever is in it.
+    let file = File::options().create(true).append(true).open(&path).map_err(|source| file_cause(&path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Cause::Locked(path)),
+        Err(TryLockError::Error(source)) => Err(file_cause(&path, source)),
+    }
+}
+
+/// Returns the store's path with something added to its last part.
+pub(super) fn beside(store: &Path, ending: &str) -> PathBuf {
+    let mut path = store.as_os_str().to_owned();
+    path.push(ending);
+    PathBuf::from(path)
+}
+
+pub(super) fn file_cause(path: &Path, source: std::io::Error) -> Cause {
+    Cause::File { path: path.to_owned(), source: Arc::new(source) }
+}
+
+fn sync_folder(store: &Path) -> Result<(), Cause> {
+    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| file_cause(folder, source))
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
