@@ -9,4 +9,6 @@ pub mod telemetry;
 pub mod http;
 pub mod backends;
 pub mod jobs;
+pub mod gateway;
+pub mod server;
 pub mod cli;

@@ -115,7 +115,7 @@ impl Call {
     pub fn head_for_workers(
         &self,
         client: &HeaderMap,
-        user: &UserId,
+        user: Option<&UserId>,
         table: &RoutingTable,
     ) -> Result<HeaderMap, Refusal> {
         let mut headers = HeaderMap::with_capacity(16);
@@ -135,8 +135,10 @@ impl Call {
         headers::write_forwarding(&mut headers, &self.sender());
         // Cloudflare routes by Host: it must be the Worker's; the client's is in X-Forwarded-Host.
         headers.insert(header::HOST, host_value(&table.workers.backend.url));
-        let user = HeaderValue::from_bytes(&user.header_bytes()).map_err(|_| Refusal::BadIdentity)?;
-        headers.insert(X_USER_ID, user);
+        if let Some(user) = user {
+            let user = HeaderValue::from_bytes(&user.header_bytes()).map_err(|_| Refusal::BadIdentity)?;
+            headers.insert(X_USER_ID, user);
+        }
         headers.insert(X_REQUEST_ID, self.id_value());
         Ok(headers)
     }

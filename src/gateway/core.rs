@@ -18,7 +18,8 @@ use crate::http::body::Budget;
 use crate::http::inbound::Progress;
 use crate::http::tunnel::Tunnels;
 use crate::jobs::Jobs;
-use crate::jobs::input_key::Lookups;
+use crate::jobs::clock::Clock;
+use crate::jobs::database::Lookups;
 use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::telemetry::metrics::Metrics;
@@ -43,6 +44,8 @@ pub struct Gateway {
     pub connections: AtomicUsize,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
+    /// Wall and monotonic time.
+    pub clock: Clock,
 }
 
 impl Gateway {
@@ -57,6 +60,7 @@ impl Gateway {
             budget: Arc::default(),
             connections: AtomicUsize::new(0),
             metrics,
+            clock: Clock::system(),
         }
     }
 }

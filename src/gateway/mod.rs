@@ -2,6 +2,8 @@
 
 pub mod core;
 pub mod call;
+pub mod attempt;
+pub mod input_key;
 pub mod reply;
 pub mod pass;
 pub mod start;
@@ -11,9 +13,10 @@ pub mod socket;
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
-use http::header::HeaderValue;
+use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -27,7 +30,7 @@ use crate::http::headers::{X_EXPORT_BACKEND, X_REQUEST_ID};
 use crate::http::inbound::Phase;
 use crate::http::refusal::Refusal;
 use crate::http::tunnel::Tunnel;
-use crate::routing::route::{self, Route};
+use crate::routing::route::{self, OddPath, Route};
 use crate::routing::table::RoutingTable;
 use crate::telemetry::record::{Record, RouteName};
 
@@ -37,19 +40,41 @@ pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Request<Incoming>) -
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let mut record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address, request_id));
-    let origin = table.cors.as_ref().and_then(|_| request.headers().get(http::header::ORIGIN).cloned());
-    let answered = AssertUnwindSafe(answer(&core, &peer, &table, request, &mut record)).catch_unwind().await;
-    let mut reply = match answered {
+    let record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address, request_id));
+    let cors_origin = table.cors.as_ref().and_then(|_| request.headers().get(header::ORIGIN).cloned());
+    let route = route::find(request.method(), request.uri().path(), &table.exports);
+    let is_start = matches!(route, Ok(Route::Start(_)));
+    let flow = answer_or_refuse(core.clone(), peer.clone(), table.clone(), route, request, record);
+    let (mut reply, record) = if is_start {
+        // A start runs to its end in a task of its own, even if its client leaves: a job costs money.
+        spawn_local(flow).await.expect("a task that catches its panics and is not aborted")
+    } else {
+        flow.await
+    };
+    if let (Some(cors), Origin::NotLegacy) = (&table.cors, reply.origin) {
+        cors::apply(cors, cors_origin.as_ref(), &mut reply.head.headers);
+    }
+    finish(&core, &peer, reply, record)
+}
+
+/// Turns a refusal, or a panic, into an answer.
+async fn answer_or_refuse(
+    core: Rc<Core>,
+    peer: Rc<Peer>,
+    table: Arc<RoutingTable>,
+    route: Result<Route, OddPath>,
+    request: Request<Incoming>,
+    mut record: Box<Record>,
+) -> (Reply, Box<Record>) {
+    let _task = core.tasks.begin();
+    let answered = AssertUnwindSafe(answer(&core, &peer, &table, route, request, &mut record)).catch_unwind().await;
+    let reply = match answered {
         Ok(Ok(reply)) => reply,
         Ok(Err(refusal)) => Reply::refuse(&refusal, &mut record),
         // The panic's own message has gone to the log through the hook.
         Err(_) => Reply::refuse(&Refusal::Internal, &mut record),
     };
-    if let (Some(cors), Origin::NotLegacy) = (&table.cors, reply.origin) {
-        cors::apply(cors, origin.as_ref(), &mut reply.head.headers);
-    }
-    finish(&core, &peer, reply, record)
+    (reply, record)
 }
 
 /// Which way a request goes.
@@ -57,12 +82,12 @@ async fn answer(
     core: &Rc<Core>,
     peer: &Rc<Peer>,
     table: &RoutingTable,
+    route: Result<Route, OddPath>,
     request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     let call = Call::check(peer, table, &request, record)?;
-    let route = route::find(request.method(), request.uri().path(), &table.exports).map_err(|_| Refusal::OddPath)?;
-    match route {
+    match route.map_err(|OddPath| Refusal::OddPath)? {
         Route::Start(export) => {
             record.route = RouteName::Start;
             start::answer(core, table, call, export, request, record).await

@@ -1,7 +1,5 @@
 //! Pass-through: everything that is not an export route goes to legacy, byte for byte, streaming both ways.
 
-use std::rc::Rc;
-
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};

@@ -31,6 +31,9 @@ pub enum LookupFailure {
     /// The answer is not JSON.
     #[error("the answer is not JSON")]
     Json(#[source] std::sync::Arc<serde_json::Error>),
+    /// Legacy was asked and gave nothing usable.
+    #[error("legacy was asked: {0}")]
+    Asked(String),
     /// Too many look-ups wait already.
     #[error("too many look-ups wait")]
     QueueFull,

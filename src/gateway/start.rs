@@ -1,0 +1,389 @@
+//! A start of an export: decide, send, judge, and at most once fall back.
+//!
+//! What may be done after what is not decided here but in [`crate::exports::step`]; this file does it, in the order
+//! that makes it safe: the intent is durable before a byte leaves, the owner before the client hears of the job.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, header, request};
+use hyper::body::Incoming;
+
+use crate::exports::outcome::{self, LegacyOutcome, NotSent, Outcome, Rules};
+use crate::exports::step::{self, Fallback, LegacyStep, Policy, StartRefusal, Step};
+use crate::exports::translate;
+use crate::exports::{answer, websocket_url};
+use crate::gateway::attempt::{self, Answer, Seen, answer_bound};
+use crate::gateway::call::Call;
+use crate::gateway::core::Core;
+use crate::gateway::input_key;
+use crate::gateway::pass::chain;
+use crate::gateway::reply::{Origin, Reply};
+use crate::http::body::{Bound, ReadError, Reservation, Upload, read_whole};
+use crate::http::headers::{self, IDEMPOTENCY_KEY};
+use crate::http::refusal::Refusal;
+use crate::jobs::input_key::LookupError;
+use crate::jobs::record::{Intent, IntentState, Job, JobState};
+use crate::jobs::store::StoreError;
+use crate::names::{BackendName, ExportType, JobId, UserId};
+use crate::routing::decide::{Reason, decide};
+use crate::routing::table::{Export, InputKey, RoutingTable};
+use crate::telemetry::record::Record;
+
+/// Time on top of the longest start before a running intent reads as unknown.
+const DEADLINE_SLACK: Duration = Duration::from_secs(5);
+
+/// One start with all that its way through the backends needs.
+struct Start<'a> {
+    core: &'a Core,
+    table: &'a RoutingTable,
+    call: Call,
+    export: ExportType,
+    parts: request::Parts,
+    body: Bytes,
+    held: Reservation,
+    /// Unique for this start; the key that workers get.
+    key: Rc<str>,
+}
+
+/// Answers a start. Runs to its end even if the client leaves.
+///
+/// # Errors
+/// A [`Refusal`] when the body cannot be had, no backend takes the start, or its outcome is not known.
+pub async fn answer(
+    core: &Core,
+    table: &RoutingTable,
+    call: Call,
+    export: ExportType,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Reply, Refusal> {
+    let Some(settings) = table.exports.get(&export) else { return Err(Refusal::Internal) };
+    let mut decision = decide(&table.rollout, settings.share, call.user());
+    record.export = Some(export.clone());
+    record.decision = Some(decision.backend);
+    record.backend = Some(decision.backend);
+    record.reason = Some(decision.reason.as_str());
+    record.bucket = decision.bucket;
+    let (parts, body) = request.into_parts();
+    let mut held = Reservation::new(core.gateway.budget.clone());
+    let body = read_whole(body, start_bound(table), &mut held).await.map_err(refuse_body)?;
+    let start = Start { core, table, call, export, parts, body, held, key: core.fresh_id() };
+    if let (BackendName::Workers, Some(user)) = (decision.backend, start.call.user().cloned()) {
+        match translate::read(&start.parts.headers, &start.body, settings) {
+            Ok(translated) => {
+                let input = input_key(&start, settings, &user, &translated, record).await?;
+                let body = input.map(|input_key| Bytes::from(translated.compose(&input_key)));
+                return start.on_workers(&user, body, record).await;
+            }
+            Err(why) if table.workers.fallback => {
+                decision = decision.overruled(Reason::Untranslatable);
+                record.error = Some(why.to_string());
+            }
+            Err(why) => {
+                record.error = Some(why.to_string());
+                record.reason = Some(Reason::Untranslatable.as_str());
+                start.count(record, "rejected");
+                return Err(Refusal::Untranslatable);
+            }
+        }
+    }
+    record.decision = Some(decision.backend);
+    record.reason = Some(decision.reason.as_str());
+    start.on_legacy(record).await
+}
+
+/// Finds the start's `input_key`; `None` when the look-up failed and nothing may be sent to workers.
+async fn input_key(
+    start: &Start<'_>,
+    settings: &Export,
+    user: &UserId,
+    translated: &translate::Start<'_>,
+    record: &mut Record,
+) -> Result<Option<String>, Refusal> {
+    let project = translated.project_id();
+    let (found, missing) = match &settings.input_key {
+        InputKey::Field(_) => return Ok(translated.field_input_key().map(str::to_owned)),
+        InputKey::Database(lookup) => {
+            (start.core.gateway.lookups.look_up(lookup, user, project).await, &lookup.missing)
+        }
+        InputKey::Url(lookup) => (
+            input_key::ask_legacy(start.core, start.table, &start.call, &start.parts, lookup, project).await,
+            &lookup.missing,
+        ),
+    };
+    match found {
+        Ok(key) => Ok(Some(key)),
+        Err(LookupError::Missing) => {
+            start.count(record, "rejected");
+            Err(Refusal::NoWorkingVideo(missing.clone()))
+        }
+        Err(error @ LookupError::Failed(_)) => {
+            record.error = Some(chain(&error));
+            tracing::warn!(request_id = %record.request_id, error = chain(&error), "input key look-up failed");
+            Ok(None)
+        }
+    }
+}
+
+impl Start<'_> {
+    /// `body` is the translated start; `None` if its `input_key` could not be looked up.
+    async fn on_workers(
+        mut self,
+        user: &UserId,
+        body: Option<Bytes>,
+        record: &mut Record,
+    ) -> Result<Reply, Refusal> {
+        record.backend = Some(BackendName::Workers);
+        let mut recorded = false;
+        let seen = match body {
+            None => Seen::not_sent(NotSent::LookupFailed),
+            Some(body) => match self.begin(BackendName::Workers, Some(user.clone())).await {
+                Err(error) => {
+                    note_store(record, &error, "intent not recorded");
+                    Seen::not_sent(NotSent::StoreUnavailable)
+                }
+                Ok(()) => {
+                    recorded = true;
+                    self.send_to_workers(user, body).await?
+                }
+            },
+        };
+        seen.note(record);
+        let workers = &self.table.workers;
+        let rules = Rules { declined: &workers.declined, credential: false };
+        let outcome = outcome::judge_workers(seen.attempt(), rules);
+        record.outcome = Some(outcome.as_str());
+        let policy = Policy { fallback: workers.fallback, idempotent: false, keyed: false };
+        match step::next(outcome, policy) {
+            Step::Complete(job) => self.complete(seen, job, user, record).await,
+            Step::PassAnswer(job) => {
+                self.close_with(job.as_ref(), BackendName::Workers, Some(user.clone()), JobState::Error, record).await?;
+                self.count(record, "rejected");
+                Ok(self.workers_reply(seen, None))
+            }
+            Step::FallBack(fallback) => self.fall_back(fallback, recorded, user, record).await,
+            Step::AskAgain(_) => Err(Refusal::Internal),
+            Step::Refuse(refusal) => Err(self.refuse(refusal, record).await),
+        }
+    }
+
+    /// The owner first, then the answer.
+    async fn complete(self, seen: Seen, job: JobId, user: &UserId, record: &mut Record) -> Result<Reply, Refusal> {
+        record.job = Some(job.clone());
+        let owned = Some(&job);
+        self.close_with(owned, BackendName::Workers, Some(user.clone()), JobState::Open, record).await?;
+        self.count(record, "accepted");
+        let url = websocket_url::websocket_url(&self.table.workers.websocket_base, &job);
+        Ok(self.workers_reply(seen, Some(&url)))
+    }
+
+    async fn fall_back(
+        self,
+        fallback: Fallback,
+        recorded: bool,
+        user: &UserId,
+        record: &mut Record,
+    ) -> Result<Reply, Refusal> {
+        let cause = fallback.cause();
+        record.fallback = Some(cause);
+        record.metrics().fallbacks.with_label_values(&[self.export.as_str(), cause]).inc();
+        tracing::warn!(request_id = %record.request_id, cause, export_type = %self.export, "start falls back to legacy");
+        record.backend = Some(BackendName::Legacy);
+        let moved = if recorded {
+            self.core.gateway.jobs.redirect(&self.key, self.deadline_ms()).await
+        } else {
+            self.begin(BackendName::Legacy, Some(user.clone())).await
+        };
+        if let Err(error) = moved {
+            // An unkeyed start goes on unrecorded; an intent that still says workers is never acted on by itself.
+            note_store(record, &error, "fallback not recorded");
+        }
+        self.send_to_legacy(record).await
+    }
+
+    async fn on_legacy(self, record: &mut Record) -> Result<Reply, Refusal> {
+        record.backend = Some(BackendName::Legacy);
+        if let Err(error) = self.begin(BackendName::Legacy, self.call.user().cloned()).await {
+            note_store(record, &error, "start on legacy not recorded");
+        }
+        self.send_to_legacy(record).await
+    }
+
+    async fn send_to_legacy(mut self, record: &mut Record) -> Result<Reply, Refusal> {
+        let legacy = &self.table.legacy;
+        let mut parts = self.parts.clone();
+        self.call.address_to_legacy(&mut parts, self.table)?;
+        // The whole body is here: it goes with its length, and nobody waits for a 100.
+        parts.headers.remove(header::TRANSFER_ENCODING);
+        parts.headers.remove(header::EXPECT);
+        parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
+        let request = Request::from_parts(parts, Upload::full(self.body.clone()));
+        let seen =
+            attempt::make(self.core, BackendName::Legacy, legacy, request, legacy.start_timeout, answer_bound(self.table), &mut self.held)
+                .await;
+        seen.note(record);
+        let outcome = outcome::judge_legacy(seen.attempt());
+        record.outcome = Some(outcome.as_str());
+        self.count(record, outcome.as_str());
+        let unknown = matches!(outcome, LegacyOutcome::Failed);
+        match step::next_on_legacy(outcome) {
+            LegacyStep::PassAnswer(job) => {
+                record.job.clone_from(&job);
+                if unknown {
+                    self.mark_unknown().await;
+                } else {
+                    let user = self.call.user().cloned();
+                    // The job runs and legacy will be asked for it anyway: its answer stands.
+                    let _ = self.close_with(job.as_ref(), BackendName::Legacy, user, JobState::Open, record).await;
+                }
+                Ok(self.legacy_reply(seen))
+            }
+            LegacyStep::Refuse(refusal) => Err(self.refuse_on_legacy(refusal).await),
+        }
+    }
+
+    async fn send_to_workers(&mut self, user: &UserId, body: Bytes) -> Result<Seen, Refusal> {
+        let backend = &self.table.workers.backend;
+        let mut headers = self.call.head_for_workers(&self.parts.headers, Some(user), self.table)?;
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
+        let key = header::HeaderValue::from_str(&self.key).map_err(|_| Refusal::Internal)?;
+        headers.insert(IDEMPOTENCY_KEY, key);
+        let request = attempt::post(&backend.url, &format!("/api/export/{}/start", self.export), headers, body)?;
+        let name = BackendName::Workers;
+        let (limit, bound) = (backend.start_timeout, answer_bound(self.table));
+        Ok(attempt::make(self.core, name, backend, request, limit, bound, &mut self.held).await)
+    }
+
+    async fn begin(&self, backend: BackendName, user: Option<UserId>) -> Result<(), StoreError> {
+        let intent = Intent {
+            key: Box::from(&*self.key),
+            request_id: Box::from(&*self.call.request_id),
+            user,
+            export: self.export.clone(),
+            backend,
+            started_ms: self.core.gateway.clock.wall_ms(),
+            deadline_ms: self.deadline_ms(),
+            state: IntentState::Running,
+        };
+        self.core.gateway.jobs.begin(intent).await
+    }
+
+    fn deadline_ms(&self) -> u64 {
+        let longest = self.table.legacy.start_timeout.max(self.table.workers.backend.start_timeout);
+        let wait = u64::try_from((longest + DEADLINE_SLACK).as_millis()).unwrap_or(u64::MAX);
+        self.core.gateway.clock.wall_ms().saturating_add(wait)
+    }
+
+    /// Stores the owner of a job and closes the intent; without a job the intent alone is closed.
+    async fn close_with(
+        &self,
+        job: Option<&JobId>,
+        backend: BackendName,
+        user: Option<UserId>,
+        state: JobState,
+        record: &mut Record,
+    ) -> Result<(), Refusal> {
+        let jobs = &self.core.gateway.jobs;
+        let Some(id) = job else {
+            jobs.forget(&self.key);
+            return Ok(());
+        };
+        record.job = Some(id.clone());
+        let started_ms = self.core.gateway.clock.wall_ms();
+        let job = Job { id: id.clone(), backend, export: Some(self.export.clone()), user, started_ms, state };
+        let Err(error) = jobs.accept(job, Some(&self.key)).await else { return Ok(()) };
+        record.error = Some(error.line());
+        tracing::error!(
+            job_id = %id, %backend, request_id = %record.request_id, error = error.line(),
+            "a job runs but its owner is not stored; the write is retried"
+        );
+        if backend == BackendName::Legacy {
+            return Ok(());
+        }
+        let outcome = Outcome::owner_lost();
+        record.outcome = Some(outcome.as_str());
+        self.count(record, outcome.as_str());
+        let policy = Policy { fallback: false, idempotent: false, keyed: false };
+        match step::next(outcome, policy) {
+            Step::Refuse(refusal) => Err(refusal.into()),
+            _ => Err(Refusal::Internal),
+        }
+    }
+
+    async fn refuse(&self, refusal: StartRefusal, record: &mut Record) -> Refusal {
+        let outcome = record.outcome.unwrap_or("unknown");
+        self.count(record, outcome);
+        self.refuse_on_legacy(refusal).await
+    }
+
+    async fn refuse_on_legacy(&self, refusal: StartRefusal) -> Refusal {
+        match refusal {
+            StartRefusal::OutcomeUnknown(_) => self.mark_unknown().await,
+            StartRefusal::NoBackend | StartRefusal::StoreUnavailable => self.core.gateway.jobs.forget(&self.key),
+        }
+        refusal.into()
+    }
+
+    async fn mark_unknown(&self) {
+        if let Err(error) = self.core.gateway.jobs.unknown(&self.key).await {
+            // Its deadline will say the same.
+            tracing::warn!(error = error.line(), "an unknown outcome was not stored");
+        }
+    }
+
+    fn count(&self, record: &Record, outcome: &str) {
+        let backend = record.backend.map_or("none", BackendName::as_str);
+        let labels = [self.export.as_str(), backend, record.reason.unwrap_or("none"), outcome];
+        record.metrics().starts.with_label_values(&labels).inc();
+    }
+
+    /// Workers' answer, as much of it as clients get, completed with `websocket_url` if there is one.
+    fn workers_reply(self, seen: Seen, url: Option<&str>) -> Reply {
+        let Seen::Answered(Answer { parts, body }) = seen else {
+            return Reply::own(http::StatusCode::BAD_GATEWAY, "", Bytes::new());
+        };
+        let body = match url {
+            Some(url) => Bytes::from(answer::complete(&body, url)),
+            None => body,
+        };
+        let mut reply = attempt::reply_from_workers(&parts, body);
+        reply.held = Some(self.held);
+        reply
+    }
+
+    /// Legacy's answer, unchanged.
+    fn legacy_reply(self, seen: Seen) -> Reply {
+        let Seen::Answered(Answer { mut parts, body }) = seen else {
+            return Reply::own(http::StatusCode::BAD_GATEWAY, "", Bytes::new());
+        };
+        headers::strip_answer(&mut parts.headers, false);
+        let mut reply = Reply::own(parts.status, "", body);
+        reply.head.extensions = parts.extensions;
+        reply.head.headers = parts.headers;
+        reply.origin = Origin::Legacy;
+        reply.held = Some(self.held);
+        reply
+    }
+}
+
+fn start_bound(table: &RoutingTable) -> Bound {
+    Bound { bytes: table.limits.start_body, buffered: table.limits.buffered, idle: table.limits.body_idle }
+}
+
+fn refuse_body(error: ReadError) -> Refusal {
+    match error {
+        ReadError::TooLarge(_) => Refusal::BodyTooLarge,
+        ReadError::Overloaded => Refusal::Overloaded,
+        ReadError::Idle => Refusal::BodyTimeout,
+        ReadError::Broken(_) => Refusal::BodyBroken,
+    }
+}
+
+fn note_store(record: &mut Record, error: &StoreError, what: &'static str) {
+    record.error = Some(error.line());
+    tracing::warn!(request_id = %record.request_id, error = error.line(), what, "job store did not take a write");
+}
