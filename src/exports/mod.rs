@@ -1,8 +1,7 @@
 //! What an export is: its start in both backends' words, and what their answers mean.
 //!
 //! Everything here is pure: bytes and values in, values out; no tokio, no I/O, no clock. Foreign JSON is read flat and
-//! in bounded depth, without recursion. [`outcome`] and [`step`] alone decide what
-//! follows from what happened to a start.
+//! in bounded depth, without recursion. [`outcome`] and [`step`] alone decide what follows from what happened to a start.
 
 mod object;
 mod whole_number;
