@@ -113,3 +113,10 @@ pub const LOG_BUFFER: usize = 64 * 1024;
 pub const LOG_QUEUE: usize = 64;
 /// Longest piece of client data in a log line, bytes.
 pub const LOG_FIELD: usize = 256;
+
+/// Connections to the admin port at the same time.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// How long an asker on the admin port has for a request head.
+pub const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long accepting pauses after a failure, most likely for want of descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -52,15 +52,24 @@ pub struct Serving {
     pub in_flight: InFlight,
 }
 
-/// Starts one thread per listener; each ends when the process is draining and its connections are done, or cut.
+/// Starts one thread per listener; each ends when the process is draining and its connections are done, or cut, and
+/// then drops its `done`.
 ///
 /// # Errors
 /// The operating system refuses a thread or a runtime.
-pub fn start(serving: &Serving, listeners: Vec<TcpListener>) -> io::Result<Vec<JoinHandle<()>>> {
+pub fn start(
+    serving: Serving,
+    listeners: Vec<TcpListener>,
+    done: &mpsc::Sender<()>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
-        let runtime = |serving: Serving| move || run_thread(&serving, listener);
-        threads.push(std::thread::Builder::new().name(format!("serve-{number}")).spawn(runtime(serving.clone()))?);
+        let (serving, done) = (serving.clone(), done.clone());
+        let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
+            run_thread(&serving, listener);
+            drop((serving, done));
+        })?;
+        threads.push(thread);
     }
     Ok(threads)
 }
@@ -115,7 +124,7 @@ async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpLi
             Err(error) => {
                 // Out of descriptors, most likely: connections wait in the kernel's queue meanwhile.
                 tracing::warn!(%error, "a connection could not be accepted");
-                sleep(Duration::from_millis(20)).await;
+                sleep(limits::ACCEPT_PAUSE).await;
             }
         }
     }

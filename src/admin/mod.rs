@@ -1,0 +1,110 @@
+//! The second port, for operators: health, readiness, metrics. It never answers clients' requests.
+
+pub mod access;
+pub mod health;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::admin::access::Access;
+use crate::gateway::core::Gateway;
+use crate::limits;
+use crate::names::BackendName;
+use crate::reload::ReloadStatus;
+use crate::server::Stage;
+
+/// What the admin port shows.
+#[derive(Debug)]
+pub struct Admin {
+    /// The process's state.
+    pub gateway: Arc<Gateway>,
+    /// What became of the configuration file.
+    pub reload: Arc<ReloadStatus>,
+    /// How far down the way the process is.
+    pub stage: watch::Receiver<Stage>,
+    /// Whether the port is bound to a loopback address only.
+    pub loopback: bool,
+}
+
+/// Serves the admin port until it is dropped.
+pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+    loop {
+        let (Ok((stream, _)), Ok(place)) = (listener.accept().await, places.clone().acquire_owned().await) else {
+            tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+            continue;
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = answer(&admin, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(limits::ADMIN_HEADER_TIMEOUT);
+            // An error is the asker's: it left, or broke HTTP's rules and was told so.
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            drop(place);
+        });
+    }
+}
+
+fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let table = admin.gateway.table.load_full();
+    let access = access::of(request, admin.loopback, table.server.admin_token.as_ref());
+    let path = request.uri().path();
+    let is_open = matches!(path, "/healthz" | "/readyz");
+    match access {
+        Access::Foreign => return problem(StatusCode::FORBIDDEN, "This port answers its own host only"),
+        Access::Unknown if !is_open => {
+            let mut answer = problem(StatusCode::UNAUTHORIZED, "A bearer token is needed");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return answer;
+        }
+        Access::Unknown | Access::Full => {}
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here");
+    }
+    match path {
+        "/healthz" => respond(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".to_owned()),
+        "/readyz" => {
+            let readiness = health::readiness(admin, &table);
+            respond(readiness.status(), "application/json", readiness.json(access == Access::Full))
+        }
+        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(&admin.gateway)),
+        _ => problem(StatusCode::NOT_FOUND, "There are /healthz, /readyz and /metrics"),
+    }
+}
+
+fn metrics(gateway: &Gateway) -> String {
+    for name in BackendName::ALL {
+        gateway.metrics.jobs_open.with_label_values(&[name.as_str()]).set(gateway.jobs.open_count(name));
+    }
+    gateway.metrics.render()
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
+    respond(status, "application/json", serde_json::json!({ "detail": detail }).to_string())
+}

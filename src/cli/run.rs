@@ -1,0 +1,183 @@
+//! `run`: puts the process together, serves, and takes it down in order.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+use crate::admin::{self, Admin};
+use crate::backends::dial::{Dialer, TlsSetupError};
+use crate::gateway::core::Gateway;
+use crate::jobs::clock::Clock;
+use crate::jobs::database::Lookups;
+use crate::jobs::{Jobs, Settings, StoreHeld};
+use crate::limits;
+use crate::reload::{self, ReloadStatus};
+use crate::routing::table::RoutingTable;
+use crate::server::{self, Serving, Stage, listen};
+use crate::telemetry::access_log::{AccessLog, Format, Writer};
+use crate::telemetry::metrics::Metrics;
+
+/// Exit code for what a person must mend outside of the file.
+const CANNOT_START: u8 = 1;
+
+/// Why the process cannot start although its file is good.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("cannot listen on {address} ({key})")]
+    Listen {
+        address: std::net::SocketAddr,
+        key: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreHeld),
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    #[error("metrics cannot be set up")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the operating system refused {what}")]
+    System {
+        what: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs the gateway until it is told to stop; returns 0 after an orderly end.
+pub fn run(path: &Path, table: RoutingTable, format: Format) -> ExitCode {
+    match start_and_serve(path, table, format) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = crate::gateway::pass::chain(&error), "the gateway cannot start");
+            ExitCode::from(CANNOT_START)
+        }
+    }
+}
+
+/// What lives as long as the process.
+struct Process {
+    gateway: Arc<Gateway>,
+    reload: Arc<ReloadStatus>,
+    stage: watch::Sender<Stage>,
+    writer: Writer,
+}
+
+fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(), StartError> {
+    raise_descriptors(table.limits.connections);
+    let fixed = table.fixed.clone();
+    let (access_log, writer) = AccessLog::start(std::io::stdout(), format)
+        .map_err(|source| StartError::System { what: "the access log's thread", source })?;
+    let metrics = Arc::new(Metrics::new(access_log.lost())?);
+    metrics.table_applied(&table);
+    let dialer = Dialer::new()?;
+    let listeners = listen::bind(fixed.listen, fixed.threads)
+        .map_err(|source| StartError::Listen { address: fixed.listen, key: "server.listen", source })?;
+    let admin_listener = std::net::TcpListener::bind(fixed.admin_listen)
+        .map_err(|source| StartError::Listen { address: fixed.admin_listen, key: "admin.listen", source })?;
+    let jobs = Jobs::open(&fixed.store, Settings { keep: table.jobs.keep, clock: Clock::system() })?;
+    let table = Arc::new(ArcSwap::from_pointee(table));
+    let gateway = Arc::new(Gateway::new(table.clone(), jobs, Lookups::start(), metrics));
+    let (stage, stages) = watch::channel(Stage::Serving);
+    let serving = Serving {
+        gateway: gateway.clone(),
+        dialer,
+        access_log,
+        stage: stages.clone(),
+        in_flight: GlobalConcurrencyLimitLayer::new(limits::REQUESTS),
+    };
+    let address = listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(fixed.listen);
+    let (done, all_done) = mpsc::channel(1);
+    let threads = server::start(serving, listeners, &done)
+        .map_err(|source| StartError::System { what: "a serving thread", source })?;
+    drop(done);
+    tracing::info!(%address, threads = threads.len(), version = env!("CARGO_PKG_VERSION"), "listening");
+    let reload = Arc::new(ReloadStatus::new());
+    let process = Process { gateway, reload, stage, writer };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::System { what: "a runtime", source })?;
+    let loopback = fixed.admin_listen.ip().is_loopback();
+    runtime.block_on(live(path, process, admin_listener, loopback, all_done))
+}
+
+/// From the first request to the last.
+async fn live(
+    path: &Path,
+    process: Process,
+    admin_listener: std::net::TcpListener,
+    loopback: bool,
+    mut all_done: mpsc::Receiver<()>,
+) -> Result<(), StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    admin_listener.set_nonblocking(true).map_err(system("the admin port"))?;
+    let admin_listener = TcpListener::from_std(admin_listener).map_err(system("the admin port"))?;
+    let address = admin_listener.local_addr().map_err(system("the admin port"))?;
+    tracing::info!(%address, "admin listening");
+    let Process { gateway, reload, stage, writer } = process;
+    let watched = watch_file(path, &gateway, &reload);
+    let admin = Arc::new(Admin { gateway: gateway.clone(), reload, stage: stage.subscribe(), loopback });
+    let admin = tokio::spawn(admin::serve(admin, admin_listener));
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("a signal handler"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("a signal handler"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(system("a signal handler"))?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => watched.kick(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    let table = gateway.table.load_full();
+    let (delay, patience) = (table.server.drain_delay, table.server.drain_timeout);
+    tracing::info!(delay_seconds = delay.as_secs_f64(), timeout_seconds = patience.as_secs_f64(), "draining");
+    stage.send_replace(Stage::Leaving);
+    sleep(delay).await;
+    stage.send_replace(Stage::Draining);
+    if timeout(patience, all_done.recv()).await.is_err() {
+        tracing::warn!("drain timeout: what is still open is cut");
+        stage.send_replace(Stage::Cut);
+        // Threads end at once now; one that does not must not keep the process.
+        let _ = timeout(Duration::from_secs(1), all_done.recv()).await;
+    }
+    admin.abort();
+    if let Err(error) = gateway.jobs.close().await {
+        tracing::warn!(error = error.line(), "the job store was not closed in order");
+    }
+    tracing::info!("stopped");
+    tokio::task::spawn_blocking(move || writer.join()).await.map_err(|_| StartError::System {
+        what: "the access log's end",
+        source: std::io::ErrorKind::Other.into(),
+    })
+}
+
+fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -> reload::ReloadHandle {
+    let seen_by = gateway.clone();
+    let on_reload = move |result: &str, table: &RoutingTable, serving: bool| {
+        if serving {
+            seen_by.metrics.table_applied(table);
+            seen_by.jobs.set_keep(table.jobs.keep);
+        }
+        seen_by.metrics.reloaded(result, serving);
+    };
+    reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(on_reload))
+}
+
+/// Every client connection may need a second one to a backend; what is left serves files and the admin port.
+fn raise_descriptors(connections: usize) {
+    let wanted = connections as u64 * 2 + 512;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(got) if got >= wanted => {}
+        Ok(got) => tracing::warn!(got, wanted, "too few file descriptors for limits.connections: raise nofile"),
+        Err(error) => tracing::warn!(%error, wanted, "the limit of file descriptors could not be raised"),
+    }
+}
