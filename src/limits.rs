@@ -12,6 +12,14 @@ pub const REQUEST_ID: usize = 128;
 pub const CONFIG_FILE: u64 = 1024 * 1024;
 /// Most problems of one configuration file that are reported.
 pub const CONFIG_PROBLEMS: usize = 100;
+/// Longest piece of a configuration line that a problem shows, characters.
+pub const CONFIG_EXCERPT: usize = 100;
+/// Deepest nesting of the configuration, tables and lists counted alike: real files need 4.
+pub const CONFIG_DEPTH: usize = 32;
+/// Longest duration in the configuration, days.
+pub const CONFIG_DAYS: u64 = 3_650;
+/// Largest size in the configuration, bytes.
+pub const CONFIG_SIZE: u64 = 1024 * 1024 * 1024 * 1024;
 /// Deepest nesting of foreign JSON that is read; serde_json's own recursion limit.
 pub const JSON_DEPTH: usize = 128;
 /// Most members of a foreign JSON object at its top level: real ones have fewer than twenty.
@@ -101,9 +109,19 @@ pub const RETRY_AFTER: u64 = 2;
 pub const REQUESTS: usize = 20_000;
 
 /// After this without an event the configuration's content is compared all the same (NFS has no events).
-pub const CONFIG_POLL: Duration = Duration::from_secs(2);
+///
+/// With [`CONFIG_SETTLE`] it stays below the promised second; a look costs about 30 µs.
+pub const CONFIG_POLL: Duration = Duration::from_millis(500);
 /// Two equal reads this far apart mean that an edit in place is over.
 pub const CONFIG_SETTLE: Duration = Duration::from_millis(50);
+/// Two looks at the configuration are at least this far apart, however many events come.
+pub const CONFIG_PAUSE: Duration = Duration::from_millis(2);
+/// After this a failed watch of the configuration's folder is tried again.
+pub const CONFIG_REWATCH: Duration = Duration::from_secs(30);
+/// Outcomes of reloads that are remembered.
+pub const RELOAD_HISTORY: usize = 20;
+/// Symbolic links followed from the configuration's path to its file; Linux itself stops at 40.
+pub const CONFIG_LINKS: usize = 8;
 
 /// Access-log lines are written at least this often.
 pub const LOG_FLUSH: Duration = Duration::from_millis(500);

@@ -18,6 +18,8 @@ use crate::names::{BackendName, ExportType, UserId};
 pub struct RoutingTable {
     /// First 12 hex digits of the SHA-256 of the file's bytes.
     pub hash: String,
+    /// Whether the file's last line is `# END`: then a text without it is an incomplete one.
+    pub end_marker: bool,
     /// What may change only with a restart.
     pub fixed: Fixed,
     /// Time-outs and trust of the public port.
@@ -193,7 +195,7 @@ pub struct Rollout {
 }
 
 /// A share of users in hundredths of a percent: 0 to 10,000.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Share(u16);
 
 impl Share {
