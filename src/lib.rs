@@ -10,5 +10,7 @@ pub mod http;
 pub mod backends;
 pub mod jobs;
 pub mod gateway;
+pub mod reload;
 pub mod server;
+pub mod admin;
 pub mod cli;

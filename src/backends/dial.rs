@@ -112,7 +112,8 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (same, other): (Vec<SocketAddr>, Vec<SocketAddr>) =
         addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
     let mut rest = other.into_iter();
-    let mut mixed: Vec<SocketAddr> = same.into_iter().flat_map(|address| [Some(address), rest.next()]).flatten().collect();
+    let mut mixed: Vec<SocketAddr> =
+        same.into_iter().flat_map(|address| [Some(address), rest.next()]).flatten().collect();
     mixed.extend(rest);
     mixed.truncate(limits::DIAL_ADDRESSES);
     mixed
@@ -152,8 +153,12 @@ mod tests {
     #[test]
     fn address_families_take_turns() {
         let parse = |texts: &[&str]| texts.iter().map(|t| t.parse().expect("an address")).collect::<Vec<SocketAddr>>();
-        let mixed = interleave(parse(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1", "3.3.3.3:1", "4.4.4.4:1"]));
-        assert_eq!(mixed, parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1", "3.3.3.3:1", "4.4.4.4:1"]));
+        let mixed =
+            interleave(parse(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1", "3.3.3.3:1", "4.4.4.4:1"]));
+        assert_eq!(
+            mixed,
+            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1", "3.3.3.3:1", "4.4.4.4:1"])
+        );
     }
 
     #[tokio::test]

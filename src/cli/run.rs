@@ -79,10 +79,16 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
     let metrics = Arc::new(Metrics::new(access_log.lost())?);
     metrics.table_applied(&table);
     let dialer = Dialer::new()?;
-    let listeners = listen::bind(fixed.listen, fixed.threads)
-        .map_err(|source| StartError::Listen { address: fixed.listen, key: "server.listen", source })?;
-    let admin_listener = std::net::TcpListener::bind(fixed.admin_listen)
-        .map_err(|source| StartError::Listen { address: fixed.admin_listen, key: "admin.listen", source })?;
+    let listeners = listen::bind(fixed.listen, fixed.threads).map_err(|source| StartError::Listen {
+        address: fixed.listen,
+        key: "server.listen",
+        source,
+    })?;
+    let admin_listener = std::net::TcpListener::bind(fixed.admin_listen).map_err(|source| StartError::Listen {
+        address: fixed.admin_listen,
+        key: "admin.listen",
+        source,
+    })?;
     let jobs = Jobs::open(&fixed.store, Settings { keep: table.jobs.keep, clock: Clock::system() })?;
     let table = Arc::new(ArcSwap::from_pointee(table));
     let gateway = Arc::new(Gateway::new(table.clone(), jobs, Lookups::start(), metrics));
@@ -154,10 +160,9 @@ async fn live(
         tracing::warn!(error = error.line(), "the job store was not closed in order");
     }
     tracing::info!("stopped");
-    tokio::task::spawn_blocking(move || writer.join()).await.map_err(|_| StartError::System {
-        what: "the access log's end",
-        source: std::io::ErrorKind::Other.into(),
-    })
+    tokio::task::spawn_blocking(move || writer.join())
+        .await
+        .map_err(|_| StartError::System { what: "the access log's end", source: std::io::ErrorKind::Other.into() })
 }
 
 fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -> reload::ReloadHandle {

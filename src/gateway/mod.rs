@@ -152,7 +152,12 @@ fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record
 }
 
 /// Runs a WebSocket from both sides' agreement to its end.
-async fn run_tunnel(core: Rc<Core>, peer: Rc<Peer>, (client, backend): (OnUpgrade, OnUpgrade), mut record: Box<Record>) {
+async fn run_tunnel(
+    core: Rc<Core>,
+    peer: Rc<Peer>,
+    (client, backend): (OnUpgrade, OnUpgrade),
+    mut record: Box<Record>,
+) {
     let task = core.tasks.begin();
     let open = OpenSocket::count(&core);
     let failed = match tokio::try_join!(client, backend) {

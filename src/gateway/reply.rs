@@ -167,4 +167,3 @@ impl Drop for ReplyBody {
         self.progress.enter(Phase::Idle);
     }
 }
-

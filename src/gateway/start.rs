@@ -129,12 +129,7 @@ async fn input_key(
 
 impl Start<'_> {
     /// `body` is the translated start; `None` if its `input_key` could not be looked up.
-    async fn on_workers(
-        mut self,
-        user: &UserId,
-        body: Option<Bytes>,
-        record: &mut Record,
-    ) -> Result<Reply, Refusal> {
+    async fn on_workers(mut self, user: &UserId, body: Option<Bytes>, record: &mut Record) -> Result<Reply, Refusal> {
         record.backend = Some(BackendName::Workers);
         let mut recorded = false;
         let seen = match body {
@@ -159,7 +154,8 @@ impl Start<'_> {
         match step::next(outcome, policy) {
             Step::Complete(job) => self.complete(seen, job, user, record).await,
             Step::PassAnswer(job) => {
-                self.close_with(job.as_ref(), BackendName::Workers, Some(user.clone()), JobState::Error, record).await?;
+                self.close_with(job.as_ref(), BackendName::Workers, Some(user.clone()), JobState::Error, record)
+                    .await?;
                 self.count(record, "rejected");
                 Ok(self.workers_reply(seen, None))
             }
@@ -220,9 +216,16 @@ impl Start<'_> {
         parts.headers.remove(header::EXPECT);
         parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
         let request = Request::from_parts(parts, Upload::full(self.body.clone()));
-        let seen =
-            attempt::make(self.core, BackendName::Legacy, legacy, request, legacy.start_timeout, answer_bound(self.table), &mut self.held)
-                .await;
+        let seen = attempt::make(
+            self.core,
+            BackendName::Legacy,
+            legacy,
+            request,
+            legacy.start_timeout,
+            answer_bound(self.table),
+            &mut self.held,
+        )
+        .await;
         seen.note(record);
         let outcome = outcome::judge_legacy(seen.attempt());
         record.outcome = Some(outcome.as_str());

@@ -7,13 +7,11 @@ use crate::routing::table::Cors;
 /// Seconds that a browser may keep a preflight's answer: a change of the file is seen within ten minutes.
 const PREFLIGHT_KEPT: u64 = 600;
 
-const FROM_BACKEND: [HeaderName; 6] = [
+/// What an answer to an actual request says about CORS.
+const REPLACED: [HeaderName; 3] = [
     header::ACCESS_CONTROL_ALLOW_ORIGIN,
     header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-    header::ACCESS_CONTROL_ALLOW_HEADERS,
-    header::ACCESS_CONTROL_ALLOW_METHODS,
     header::ACCESS_CONTROL_EXPOSE_HEADERS,
-    header::ACCESS_CONTROL_MAX_AGE,
 ];
 
 /// Says whether this is a preflight: an `OPTIONS` that asks for a method.
@@ -23,7 +21,7 @@ pub fn is_preflight(headers: &HeaderMap) -> bool {
 
 /// Replaces whatever an answer says about CORS by what the file says for this origin.
 pub fn apply(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-    for name in FROM_BACKEND {
+    for name in REPLACED {
         headers.remove(name);
     }
     headers.append(header::VARY, HeaderValue::from_static("Origin"));

@@ -165,7 +165,11 @@ fn check_nominated(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Says whether `Connection` names this field: the identity header must not be taken away that way.
 pub fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.get_all(header::CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
 }
 
 /// A handshake that is not one goes on as a plain request, unless its body could be taken for frames.
@@ -412,7 +416,10 @@ mod tests {
 
     #[test]
     fn forwarding_fields_of_strangers_are_replaced() {
-        let mut headers = parts("GET", "/", &[("host", "h"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")]).headers().clone();
+        let mut headers =
+            parts("GET", "/", &[("host", "h"), ("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https")])
+                .headers()
+                .clone();
         let address = HeaderValue::from_static("10.0.0.1");
         let mut sender = Sender { address: &address, scheme: "http", trusted: false };
         let mut trusted = headers.clone();

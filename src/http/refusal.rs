@@ -149,11 +149,17 @@ impl Refusal {
 
     /// Says whether the connection must not carry another request.
     pub fn closes(&self) -> bool {
-        match self {
-            Refusal::BadRequest(_) | Refusal::MethodNotImplemented | Refusal::BodyBroken | Refusal::BodyTimeout => true,
-            Refusal::BodyTooLarge | Refusal::TargetTooLong | Refusal::HeadersTooLarge | Refusal::Internal => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Refusal::BadRequest(_)
+                | Refusal::MethodNotImplemented
+                | Refusal::BodyBroken
+                | Refusal::BodyTimeout
+                | Refusal::BodyTooLarge
+                | Refusal::TargetTooLong
+                | Refusal::HeadersTooLarge
+                | Refusal::Internal
+        )
     }
 
     /// Returns the JSON body: `{"detail", "code", "request_id"}`, except where legacy would say it itself.

@@ -53,7 +53,12 @@ impl Tcp {
         let _ = self.0.try_io(interest, || Err::<(), _>(ErrorKind::WouldBlock.into()));
     }
 
-    fn poll_write_with(&self, cx: &mut Context<'_>, len: usize, write: impl Fn() -> io::Result<usize>) -> Poll<io::Result<usize>> {
+    fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        len: usize,
+        write: impl Fn() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;
             match write() {
@@ -94,7 +99,11 @@ impl AsyncWrite for Tcp {
         self.poll_write_with(cx, buf.len(), || self.0.try_write(buf))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         if len > GATHERED || bufs.len() == 1 {
             return self.poll_write_with(cx, len, || self.0.try_write_vectored(bufs));
@@ -160,7 +169,11 @@ impl AsyncWrite for Socket {
         }
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Socket::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Socket::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),

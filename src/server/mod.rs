@@ -133,17 +133,14 @@ async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpLi
 /// Takes what the kernel has queued already, so that closing the listener resets nobody.
 async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpListener) {
     let until = Instant::now() + Duration::from_millis(50);
-    while let Ok(Ok((stream, address))) = timeout(until.saturating_duration_since(Instant::now()), listener.accept()).await {
+    while let Ok(Ok((stream, address))) =
+        timeout(until.saturating_duration_since(Instant::now()), listener.accept()).await
+    {
         admit(serving, core, stream, address);
     }
 }
 
-fn admit(
-    serving: &Serving,
-    core: &Rc<Core>,
-    stream: tokio::net::TcpStream,
-    address: std::net::SocketAddr,
-) {
+fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, address: std::net::SocketAddr) {
     let limit = core.gateway.table.load().limits.connections;
     let Some(seat) = Seat::take(&core.gateway, limit) else {
         core.gateway.metrics.connections_refused.inc();

@@ -11,9 +11,9 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower::util::ServiceExt;
 
+use crate::gateway;
 use crate::gateway::core::{Core, Peer};
 use crate::gateway::reply::ReplyBody;
-use crate::gateway;
 
 /// The places for requests under way, shared by all threads.
 pub type InFlight = GlobalConcurrencyLimitLayer;

@@ -44,7 +44,8 @@ impl AccessLog {
     /// Starts the writer.
     pub fn start(output: impl Write + Send + 'static, format: Format) -> std::io::Result<(AccessLog, Writer)> {
         let (buffers, received) = sync_channel(limits::LOG_QUEUE);
-        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&received, output))?;
+        let writer =
+            std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&received, output))?;
         Ok((AccessLog { buffers, lost: Arc::default(), format }, Writer(writer)))
     }
 

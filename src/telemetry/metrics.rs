@@ -80,10 +80,7 @@ impl Metrics {
                 opts("job_outcomes_total", "Jobs seen to end, by final status."),
                 &["backend", "type", "status"],
             )?,
-            circuit_state: IntGaugeVec::new(
-                opts("circuit_state", "0 closed, 1 half open, 2 open."),
-                &["backend"],
-            )?,
+            circuit_state: IntGaugeVec::new(opts("circuit_state", "0 closed, 1 half open, 2 open."), &["backend"])?,
             reloads: IntCounterVec::new(opts("config_reloads_total", "Reloads by result."), &["result"])?,
             last_reload_successful: IntGauge::with_opts(opts(
                 "config_last_reload_successful",
@@ -163,7 +160,8 @@ impl RequestMetrics {
     pub fn count(&self, metrics: &Metrics, key: Key, seconds: f64) {
         let mut handles = self.handles.borrow_mut();
         let (requests, durations) = handles.entry(key).or_insert_with(|| {
-            let (route, backend, status) = (key.0.as_str(), key.1.map_or("none", BackendName::as_str), key.2.to_string());
+            let (route, backend, status) =
+                (key.0.as_str(), key.1.map_or("none", BackendName::as_str), key.2.to_string());
             (
                 metrics.requests.with_label_values(&[route, backend, status.as_str()]),
                 metrics.durations.with_label_values(&[route, backend]),
