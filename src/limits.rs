@@ -90,6 +90,8 @@ pub const INPUT_KEY: usize = 1_024;
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
+/// How long a connection may still begin a request once the gateway is draining: it may have been accepted just now.
+pub const DRAIN_GRACE: Duration = Duration::from_millis(100);
 /// Most bytes thrown away while a closed connection lingers.
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// Idle connections kept per backend and thread.

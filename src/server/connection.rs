@@ -13,11 +13,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::gateway::core::{Core, Peer, Seat};
 use crate::http::inbound::{Inbound, Phase, Progress};
 use crate::http::socket::{Socket, Tcp};
+use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
 use crate::server::stack::{self, InFlight};
@@ -59,6 +60,8 @@ pub async fn serve(
     let mut draining = pin!(async move {
         // An error means that the sender is gone: the process is ending.
         let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
+        // Hyper closes a connection that has said nothing yet: its first request may be on its way.
+        sleep(limits::DRAIN_GRACE).await;
     });
     let mut is_draining = false;
     let end = poll_fn(|cx| {
