@@ -6,3 +6,4 @@ pub mod routing;
 pub mod exports;
 pub mod config;
 pub mod jobs;
+pub mod reload;
