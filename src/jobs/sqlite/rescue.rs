@@ -58,6 +58,8 @@ pub(super) fn set_aside(store: &Path, now_ms: u64) -> Result<(), Cause> {
 /// Copies readable rows; a source that cannot even be opened yields none.
 fn copy(store: &Path, target: &Connection) -> Result<(usize, usize), Cause> {
     let Ok(source) = schema::open_for_reading(store) else { return Ok((0, 0)) };
+    // Lets SQLite read a file that is shorter than its header says; nothing is written to it.
+    source.execute_batch("PRAGMA writable_schema = ON")?;
     target.execute_batch("BEGIN IMMEDIATE")?;
     let jobs = copy_table(&source, target, "jobs", rows::JOB_COLUMNS, |row| {
         rows::valid(rows::read_job(row)).map(|job| job.is_some())
