@@ -114,3 +114,23 @@ async fn cached_jobs_do_not_touch_the_disk() {
     jobs.close().await.unwrap();
     assert!(jobs.find(&JobId::parse("j1").unwrap()).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn owners_and_look_ups_are_shared_by_all_runtimes() {
+    fn is_shared<T: Send + Sync + 'static>() {}
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    is_shared::<Jobs>();
+    is_shared::<database::Lookups>();
+    let dir = tempfile::tempdir().unwrap();
+    let jobs = open(&dir.path().join("jobs.db"));
+    let key = "k1".to_owned();
+    is_send(jobs.begin(intent(&key))).await.unwrap();
+    is_send(jobs.redirect(&key, u64::MAX)).await.unwrap();
+    is_send(jobs.unknown(&key)).await.unwrap();
+    is_send(jobs.accept(job("j1", None), Some(&key))).await.unwrap();
+    is_send(jobs.remember_found(job("j1", None))).await.unwrap();
+    is_send(jobs.find(&JobId::parse("j1").unwrap())).await.unwrap();
+    is_send(jobs.close()).await.unwrap();
+}

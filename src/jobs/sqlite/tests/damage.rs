@@ -117,3 +117,18 @@ fn a_rescue_that_was_cut_off_is_finished_or_thrown_away() {
     assert!(!dir.path().join("jobs.db.rescue").exists());
     drop(store);
 }
+
+#[tokio::test]
+async fn a_disk_that_damages_everything_is_not_filled_with_copies() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    for number in 0..crate::limits::DAMAGED_KEPT {
+        fs::write(dir.path().join(format!("jobs.db.damaged-{number}")), "").unwrap();
+    }
+    fs::write(&path, "garbage").unwrap();
+    let store = open(&path);
+    assert!(store.health().unwrap_err().contains("damaged again"), "{:?}", store.health());
+    assert_eq!(fs::read(&path).unwrap(), b"garbage");
+    fs::remove_file(dir.path().join("jobs.db.damaged-0")).unwrap();
+    until("healthy", async || store.health().is_ok()).await;
+}
