@@ -7,3 +7,4 @@ pub mod exports;
 pub mod config;
 pub mod jobs;
 pub mod reload;
+pub mod cli;

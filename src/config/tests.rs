@@ -215,7 +215,10 @@ fn each_mistake_is_named_with_its_advice() {
         ),
         ("[jobs]\nkeep = \"1s\"\n", "6: jobs.keep: is too small (write \"1m\" or more)"),
         ("[jobs]\nkeep = \"1h\"\nkeep = \"2h\"\n", "7: stands in this section a second time"),
-        ("[jobs]\nkeep = 1h\n", "gateway.toml:6: is not valid TOML"),
+        ("[jobs]\nkeep = 1h\n", "gateway.toml:6: text must stand in quotes (write \"1h\")"),
+        ("[rollout]\nworkers = yes\n", "gateway.toml:6: yes is not a value (write true)"),
+        ("[rollout]\npercent =\n", "gateway.toml:6: has no value (write one behind the ="),
+        ("[rollout]\nalways_legacy = [\"a\"\n", "is not valid TOML"),
     ];
     for (text, expected) in cases {
         let all = problems(text);
