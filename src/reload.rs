@@ -81,25 +81,25 @@ pub fn spawn(
     on_applied: OnApplied,
 ) -> std::io::Result<ReloadHandle> {
     let (bell, wake) = Bell::new();
-    let base_dir = config::base_dir(&path)?;
-    let judged = Content::Text(table.load_full().hash.clone());
-    let resolved = path.canonicalize().ok();
-    let watch = Watch::new(path.clone(), bell.clone());
-    let warnings = Vec::new();
-    let mut reloader = Reloader {
+    let reloader = Reloader {
+        base_dir: config::base_dir(&path)?,
+        judged: Content::Text(table.load_full().hash.clone()),
+        resolved: path.canonicalize().ok(),
+        watch: Watch::new(path.clone(), bell.clone()),
         path,
-        base_dir,
         table,
         status,
         env,
         on_applied,
-        watch,
-        bell: bell.clone(),
-        judged,
-        resolved,
+        bell,
         pending: None,
-        warnings,
+        warnings: Vec::new(),
     };
+    start(reloader, wake)
+}
+
+fn start(mut reloader: Reloader, wake: Receiver<()>) -> std::io::Result<ReloadHandle> {
+    let bell = reloader.bell.clone();
     let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(move || reloader.run(&wake))?;
     Ok(ReloadHandle { bell, thread: Some(thread) })
 }
@@ -178,6 +178,7 @@ impl Reloader {
 
     /// Looks at the file once; returns when to look again for it to settle.
     fn look(&mut self, kicked: bool) -> Option<Instant> {
+        self.status.count_look();
         // The watch comes first: what changes after the read below then rings again.
         self.watch.renew();
         let moved = self.bell.take_moved();
@@ -209,6 +210,9 @@ impl Reloader {
         self.judged = reading.content.clone();
         let outcome = self.judge(&reading);
         self.tell(&reading, &outcome, began.elapsed());
+        if matches!(outcome, Reload::Applied { .. }) {
+            (self.on_applied)(&self.table.load_full());
+        }
         None
     }
 
@@ -237,9 +241,7 @@ impl Reloader {
             tracing::warn!(warning = %warning, "configuration warning");
         }
         self.warnings = warnings;
-        let table = Arc::new(table);
-        self.table.store(Arc::clone(&table));
-        (self.on_applied)(&table);
+        self.table.store(Arc::new(table));
         Reload::Applied { needs_restart }
     }
 

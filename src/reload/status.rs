@@ -1,6 +1,7 @@
 //! What became of the last reloads, for `/readyz`, the metrics and the dashboard.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -74,16 +75,28 @@ impl ReloadState {
 
 /// The state of reloads, shared between the reloader and those who show it.
 #[derive(Debug, Default)]
-pub struct ReloadStatus(Mutex<ReloadState>);
+pub struct ReloadStatus {
+    state: Mutex<ReloadState>,
+    looks: AtomicU64,
+}
 
 impl ReloadStatus {
     /// Returns the state as it is now.
     pub fn get(&self) -> ReloadState {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns how often the file was looked at: a number that stands still means that nobody does.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_look(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn record(&self, reload: &Reload, hash: &str, duration: Duration) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (outcome, problems) = match reload {
             Reload::Same => {
                 state.problems.clear();

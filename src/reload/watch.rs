@@ -85,6 +85,12 @@ impl Watch {
         Watch { path, bell, watcher: None, folders: Vec::new(), failed: None }
     }
 
+    /// Makes a watch that sees nothing, as on NFS or where the system's limits are used up.
+    #[cfg(test)]
+    pub(super) fn blind(path: PathBuf, bell: Bell) -> Watch {
+        Watch { failed: Some(Instant::now()), ..Watch::new(path, bell) }
+    }
+
     /// Watches the folders as they are now; a failure leaves looking by the clock.
     pub(super) fn renew(&mut self) {
         let (folders, names) = folders_of(&self.path);
