@@ -50,6 +50,8 @@ pub const STORE_WAIT: Duration = Duration::from_secs(5);
 pub const STORE_BUSY: Duration = Duration::from_millis(500);
 /// A store that failed is tried again this often.
 pub const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Damaged store files kept beside the store; beyond it nothing is set aside any more, since the disk must be at fault.
+pub const DAMAGED_KEPT: usize = 16;
 /// Threads that read the embedded store; reads are short and rare, the cache answers most.
 pub const STORE_READERS: usize = 2;
 /// Owners that could not be written and are tried again; beyond it the oldest is given up and logged.

@@ -19,7 +19,7 @@ use crate::jobs::clock::Clock;
 use crate::jobs::database::Lookups;
 use crate::jobs::{Jobs, Settings, StoreHeld};
 use crate::limits;
-use crate::reload::{self, ReloadStatus};
+use crate::reload::{self, ReloadHandle, ReloadStatus};
 use crate::routing::table::RoutingTable;
 use crate::server::{self, Serving, Stage, listen};
 use crate::telemetry::access_log::{AccessLog, Format, Writer};
@@ -106,7 +106,7 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
         .map_err(|source| StartError::System { what: "a serving thread", source })?;
     drop(done);
     tracing::info!(%address, threads = threads.len(), version = env!("CARGO_PKG_VERSION"), "listening");
-    let reload = Arc::new(ReloadStatus::new());
+    let reload = Arc::new(ReloadStatus::default());
     let process = Process { gateway, reload, stage, writer };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -130,7 +130,7 @@ async fn live(
     let address = admin_listener.local_addr().map_err(system("the admin port"))?;
     tracing::info!(%address, "admin listening");
     let Process { gateway, reload, stage, writer } = process;
-    let watched = watch_file(path, &gateway, &reload);
+    let watched = watch_file(path, &gateway, &reload).map_err(system("the watch on the file"))?;
     let admin = Arc::new(Admin { gateway: gateway.clone(), reload, stage: stage.subscribe(), loopback });
     let admin = tokio::spawn(admin::serve(admin, admin_listener));
     let mut terminate = signal(SignalKind::terminate()).map_err(system("a signal handler"))?;
@@ -165,16 +165,14 @@ async fn live(
         .map_err(|_| StartError::System { what: "the access log's end", source: std::io::ErrorKind::Other.into() })
 }
 
-fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -> reload::ReloadHandle {
-    let seen_by = gateway.clone();
-    let on_reload = move |result: &str, table: &RoutingTable, serving: bool| {
-        if serving {
-            seen_by.metrics.table_applied(table);
-            seen_by.jobs.set_keep(table.jobs.keep);
-        }
-        seen_by.metrics.reloaded(result, serving);
+fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -> std::io::Result<ReloadHandle> {
+    let told = gateway.clone();
+    let on_applied = move |table: &Arc<RoutingTable>| {
+        told.metrics.table_applied(table);
+        told.jobs.set_keep(table.jobs.keep);
     };
-    reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(on_reload))
+    let env = |name: &str| std::env::var(name).ok();
+    reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(env), Box::new(on_applied))
 }
 
 /// Every client connection may need a second one to a backend; what is left serves files and the admin port.

@@ -40,7 +40,7 @@ pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Request<Incoming>) -
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address, request_id));
+    let record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address_value.clone(), request_id));
     let cors_origin = table.cors.as_ref().and_then(|_| request.headers().get(header::ORIGIN).cloned());
     let route = route::find(request.method(), request.uri().path(), &table.exports);
     let is_start = matches!(route, Ok(Route::Start(_)));
@@ -77,7 +77,7 @@ async fn answer_or_refuse(
     (reply, record)
 }
 
-/// Which way a request goes.
+/// Which way a request goes. The long ways are boxed, so that the short one, which most requests go, is cheap to set up.
 async fn answer(
     core: &Rc<Core>,
     peer: &Rc<Peer>,
@@ -90,15 +90,15 @@ async fn answer(
     match route.map_err(|OddPath| Refusal::OddPath)? {
         Route::Start(export) => {
             record.route = RouteName::Start;
-            start::answer(core, table, call, export, request, record).await
+            Box::pin(start::answer(core, table, call, export, request, record)).await
         }
         Route::Status { export, job } => {
             record.route = RouteName::Status;
-            status::answer(core, table, call, export, job, request, record).await
+            Box::pin(status::answer(core, table, call, export, job, request, record)).await
         }
         Route::JobSocket(job) if call.head.websocket => {
             record.route = RouteName::JobSocket;
-            socket::answer(core, table, call, job, request, record).await
+            Box::pin(socket::answer(core, table, call, job, request, record)).await
         }
         Route::Preflight if table.cors.is_some() && cors::is_preflight(request.headers()) => {
             record.route = RouteName::Preflight;
@@ -113,7 +113,8 @@ async fn answer(
 
 /// Answers a request that there is no room for.
 pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, method: Method, uri: Uri) -> Response<ReplyBody> {
-    let mut record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address, core.fresh_id()));
+    let mut record =
+        Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address_value.clone(), core.fresh_id()));
     let reply = Reply::refuse(&Refusal::Overloaded, &mut record);
     finish(core, peer, reply, record)
 }

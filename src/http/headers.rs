@@ -224,27 +224,35 @@ pub fn strip_request(headers: &mut HeaderMap, head: &Head) {
 
 /// Removes what must not go on to the client; `upgrading`: the answer is the 101 of a WebSocket handshake.
 pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
-    let mut hop = false;
+    let mut hop = Hop::default();
+    let (mut encoding, mut authenticate) = (false, false);
     for name in headers.keys() {
-        hop |= matches!(
-            name.as_str(),
-            "connection"
-                | "keep-alive"
-                | "proxy-connection"
-                | "proxy-authenticate"
-                | "transfer-encoding"
-                | "te"
-                | "upgrade"
-        );
+        match name.as_str() {
+            "connection" => hop.connection = true,
+            "keep-alive" => hop.keep_alive = true,
+            "proxy-connection" => hop.proxy_connection = true,
+            "proxy-authenticate" => authenticate = true,
+            "transfer-encoding" => encoding = true,
+            "te" => hop.te = true,
+            "upgrade" => hop.upgrade = true,
+            _ => {}
+        }
     }
-    if !hop {
-        return;
+    if hop.connection {
+        remove_nominated(headers);
     }
-    remove_nominated(headers);
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::PROXY_AUTHENTICATE, header::TRANSFER_ENCODING, header::TE] {
-        headers.remove(name);
+    for (present, name) in [
+        (hop.keep_alive, KEEP_ALIVE),
+        (hop.proxy_connection, PROXY_CONNECTION),
+        (authenticate, header::PROXY_AUTHENTICATE),
+        (encoding, header::TRANSFER_ENCODING),
+        (hop.te, header::TE),
+        (hop.upgrade, header::UPGRADE),
+    ] {
+        if present {
+            headers.remove(name);
+        }
     }
-    headers.remove(header::UPGRADE);
     if upgrading {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
