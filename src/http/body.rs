@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
+use crate::http::inbound::Unread;
 use crate::limits;
 
 /// A request body towards a backend.
@@ -81,13 +82,14 @@ pub struct ClientBody {
     idle_limit: Duration,
     idle: Option<Pin<Box<Sleep>>>,
     gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
+    _unread: Unread,
 }
 
 impl ClientBody {
     /// Wraps a client's body; `idle_limit` is the longest silence between two reads.
-    pub fn new(incoming: Incoming, idle_limit: Duration, gate: Option<Arc<Gate>>) -> ClientBody {
+    pub fn new(incoming: Incoming, idle_limit: Duration, gate: Option<Arc<Gate>>, unread: Unread) -> ClientBody {
         let gate = gate.map(|gate| (gate, Box::pin(sleep(limits::CONTINUE_WAIT))));
-        ClientBody { incoming, idle_limit, idle: None, gate }
+        ClientBody { incoming, idle_limit, idle: None, gate, _unread: unread }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {

@@ -29,7 +29,7 @@ enum End {
     Done,
     /// A request head did not arrive in time.
     HeadTimeout,
-    /// No request, or no reader, for too long.
+    /// No request, no reader, or no more of a body, for too long.
     Idle,
 }
 
@@ -117,6 +117,7 @@ struct Patience {
     header: Duration,
     idle: Duration,
     write: Duration,
+    body: Duration,
     /// What the connection was waiting for when it was last looked at, and since when.
     waiting: (Waiting, Instant),
     next: Instant,
@@ -127,6 +128,7 @@ enum Waiting {
     Request,
     Head,
     Reader,
+    Body,
     Us,
 }
 
@@ -139,6 +141,7 @@ impl Patience {
             header: table.server.header_timeout,
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
+            body: table.limits.body_idle,
             waiting: (Waiting::Request, now),
             next,
         }
@@ -150,15 +153,23 @@ impl Patience {
             _ if progress.is_write_blocked() => Waiting::Reader,
             Phase::Idle => Waiting::Request,
             Phase::Head => Waiting::Head,
+            Phase::Rest => Waiting::Body,
             Phase::Busy => Waiting::Us,
         };
-        if waiting != self.waiting.0 || waiting == Waiting::Us {
+        let goes_on = match waiting {
+            Waiting::Us => true,
+            // However slow: as long as bytes move, nobody is cut off.
+            Waiting::Reader | Waiting::Body => progress.take_moved(),
+            Waiting::Request | Waiting::Head => false,
+        };
+        if waiting != self.waiting.0 || goes_on {
             self.waiting = (waiting, now);
         }
         let limit = match waiting {
             Waiting::Request | Waiting::Us => self.idle,
             Waiting::Head => self.header,
             Waiting::Reader => self.write,
+            Waiting::Body => self.body,
         };
         self.next = self.waiting.1 + limit;
         if now < self.next {
@@ -166,7 +177,7 @@ impl Patience {
         }
         match waiting {
             Waiting::Head => Some(End::HeadTimeout),
-            Waiting::Request | Waiting::Reader => Some(End::Idle),
+            Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,
         }
     }
