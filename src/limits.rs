@@ -37,6 +37,8 @@ pub const JOB_LOOKUPS: usize = 50;
 pub const UNKNOWN_JOB_SOCKETS: usize = 50;
 /// Most "neither has it" answers remembered: 50 look-ups of 10 ms fill it in 5 s at the most.
 pub const NEITHER_ENTRIES: usize = 25_000;
+/// Largest body of such an answer that is remembered, bytes: legacy's own has 26.
+pub const NEITHER_ANSWER: usize = 1024;
 /// Jobs held in memory in front of the store: an hour of 25 starts a second.
 pub const CACHED_JOBS: usize = 100_000;
 
