@@ -101,7 +101,14 @@ impl ClientBody {
     /// Wraps a client's body; `idle_limit` is the longest silence between two reads.
     pub fn new(incoming: Incoming, idle_limit: Duration, gate: Option<Arc<Gate>>, unread: Unread) -> ClientBody {
         let gate = gate.map(|gate| (gate, Box::pin(sleep(limits::CONTINUE_WAIT))));
-        ClientBody { incoming, idle_limit, idle: None, gate, moved: Rc::new(Cell::new(Instant::now())), _unread: unread }
+        ClientBody {
+            incoming,
+            idle_limit,
+            idle: None,
+            gate,
+            moved: Rc::new(Cell::new(Instant::now())),
+            _unread: unread,
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
