@@ -131,6 +131,8 @@ pub const CONFIG_LINKS: usize = 8;
 
 /// Access-log lines are written at least this often.
 pub const LOG_FLUSH: Duration = Duration::from_millis(500);
+/// How long the end of the process waits for the access log's reader.
+pub const LOG_END: Duration = Duration::from_secs(1);
 /// Bytes of access log that a thread gathers before it hands them over.
 pub const LOG_BUFFER: usize = 64 * 1024;
 /// Buffers that wait for the log's writer before lines are dropped and counted.

@@ -83,6 +83,8 @@ fn run_thread(serving: &Serving, listener: TcpListener) {
         }
     };
     runtime.block_on(serve(serving, listener));
+    // Not dropped: that would wait for a name's look-up that hangs.
+    runtime.shutdown_background();
 }
 
 async fn serve(serving: &Serving, listener: TcpListener) {
