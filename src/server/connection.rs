@@ -125,6 +125,7 @@ struct Patience {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
+    First,
     Request,
     Head,
     Reader,
@@ -135,15 +136,13 @@ enum Waiting {
 impl Patience {
     fn new(table: &RoutingTable) -> Patience {
         let now = Instant::now();
-        // A client that says nothing at all is given as long for its first request as for its head.
-        let next = now + table.server.header_timeout.min(table.server.idle_timeout);
         Patience {
             header: table.server.header_timeout,
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
             body: table.limits.body_idle,
-            waiting: (Waiting::Request, now),
-            next,
+            waiting: (Waiting::First, now),
+            next: now,
         }
     }
 
@@ -151,6 +150,7 @@ impl Patience {
     fn look(&mut self, progress: &Progress, now: Instant) -> Option<End> {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
+            Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
             Phase::Idle => Waiting::Request,
             Phase::Head => Waiting::Head,
             Phase::Rest => Waiting::Body,
@@ -160,12 +160,14 @@ impl Patience {
             Waiting::Us => true,
             // However slow: as long as bytes move, nobody is cut off.
             Waiting::Reader | Waiting::Body => progress.take_moved(),
-            Waiting::Request | Waiting::Head => false,
+            Waiting::First | Waiting::Request | Waiting::Head => false,
         };
         if waiting != self.waiting.0 || goes_on {
             self.waiting = (waiting, now);
         }
         let limit = match waiting {
+            // A client that says nothing at all is given no longer than one that says half of it.
+            Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
             Waiting::Head => self.header,
             Waiting::Reader => self.write,
@@ -177,7 +179,7 @@ impl Patience {
         }
         match waiting {
             Waiting::Head => Some(End::HeadTimeout),
-            Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
+            Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,
         }
     }
