@@ -62,6 +62,9 @@ impl Call {
         if headers::is_nominated(request.headers(), &identity.header) {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
+        if head.chunked && headers::is_trailer(request.headers(), &identity.header) {
+            return Err(Refusal::BadRequest("Trailer names a field that it must not name"));
+        }
         let may_identify = match &identity.trusted {
             Trusted::Any => true,
             Trusted::Networks(networks) => is_in(networks, peer.address),

@@ -165,11 +165,20 @@ fn check_nominated(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Says whether `Connection` names this field: the identity header must not be taken away that way.
 pub fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(tokens)
-        .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    lists(headers, &header::CONNECTION, name)
+}
+
+/// Says whether `Trailer` names this field: nobody says who they are behind a body that went on already.
+pub fn is_trailer(headers: &HeaderMap, name: &HeaderName) -> bool {
+    lists(headers, &header::TRAILER, name)
+}
+
+fn lists(headers: &HeaderMap, list: &HeaderName, name: &HeaderName) -> bool {
+    let same = |token: &[u8]| {
+        let dashed = token.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
+        dashed.eq(name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte }))
+    };
+    headers.get_all(list).iter().flat_map(tokens).any(same)
 }
 
 /// A handshake that is not one goes on as a plain request, unless its body could be taken for frames.
