@@ -71,7 +71,10 @@ async fn answer_or_refuse(
     let reply = match answered {
         Ok(Ok(reply)) => reply,
         Ok(Err(refusal)) => Reply::refuse(&refusal, &mut record),
-        // The panic's own message has gone to the log through the hook.
+        // The panic's own message has gone to the log through the hook. A start may have left before it.
+        Err(_) if record.route == RouteName::Start => {
+            Reply::refuse(&Refusal::StartOutcomeUnknown(StatusCode::INTERNAL_SERVER_ERROR), &mut record)
+        }
         Err(_) => Reply::refuse(&Refusal::Internal, &mut record),
     };
     (reply, record)

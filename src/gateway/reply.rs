@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use crate::backends::client::Lease;
+use crate::gateway::pass::chain;
 use crate::http::body::Reservation;
 use crate::http::inbound::{Phase, Progress};
 use crate::http::refusal::Refusal;
@@ -133,7 +134,7 @@ impl Body for ReplyBody {
             match &frame {
                 None => {}
                 Some(Ok(frame)) => record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
-                Some(Err(error)) => record.error = Some(format!("backend's answer broke off: {error}")),
+                Some(Err(error)) => record.error = Some(format!("backend's answer broke off: {}", chain(error))),
             }
         }
         Poll::Ready(frame)
