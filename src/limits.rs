@@ -37,6 +37,8 @@ pub const JOB_LOOKUPS: usize = 50;
 pub const UNKNOWN_JOB_SOCKETS: usize = 50;
 /// Most "neither has it" answers remembered: 50 look-ups of 10 ms fill it in 5 s at the most.
 pub const NEITHER_ENTRIES: usize = 25_000;
+/// Largest body of such an answer that is remembered, bytes: legacy's own has 26.
+pub const NEITHER_ANSWER: usize = 1024;
 /// Jobs held in memory in front of the store: an hour of 25 starts a second.
 pub const CACHED_JOBS: usize = 100_000;
 
@@ -92,6 +94,8 @@ pub const INPUT_KEY: usize = 1_024;
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
+/// How long a connection may still begin a request once the gateway is draining: it may have been accepted just now.
+pub const DRAIN_GRACE: Duration = Duration::from_millis(100);
 /// Most bytes thrown away while a closed connection lingers.
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// Idle connections kept per backend and thread.

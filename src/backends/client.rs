@@ -5,15 +5,16 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backends::dial::{DialError, Dialer};
 use crate::http::body::{Upload, UploadError};
@@ -140,7 +141,8 @@ impl Client {
         }
     }
 
-    /// Sends a request and returns the answer's head with its streaming body; `head_limit` bounds the wait for it.
+    /// Sends a request and returns the answer's head with its streaming body; `head_limit` bounds the wait for it,
+    /// counted from the last piece of the client's body: an upload may take as long as it goes on.
     ///
     /// # Errors
     /// [`SendError`] says whether a byte can have left.
@@ -151,9 +153,17 @@ impl Client {
         request: Request<Upload>,
         head_limit: Duration,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
-        match timeout(head_limit, self.send_unbounded(name, backend, request)).await {
-            Ok(result) => result,
-            Err(_) => Err(SendError::TimedOut(head_limit)),
+        let moved = request.body().moved();
+        let mut deadline = Instant::now() + head_limit;
+        let mut sent = pin!(self.send_unbounded(name, backend, request));
+        loop {
+            if let Ok(result) = timeout_at(deadline, sent.as_mut()).await {
+                return result;
+            }
+            match moved.as_ref().map(|moved| moved.get() + head_limit) {
+                Some(later) if later > deadline => deadline = later,
+                _ => return Err(SendError::TimedOut(head_limit)),
+            }
         }
     }
 

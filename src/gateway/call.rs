@@ -164,7 +164,7 @@ impl Call {
             std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
             gate
         });
-        Upload::Client(ClientBody::new(body, table.limits.body_idle, gate))
+        Upload::Client(ClientBody::new(body, table.limits.body_idle, gate, self.peer.progress.read_body()))
     }
 
     fn id_value(&self) -> HeaderValue {

@@ -17,14 +17,14 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::spawn_local;
 
 use crate::gateway::call::Call;
 use crate::gateway::core::{Core, Peer};
-use crate::gateway::reply::{Origin, Reply, ReplyBody};
+use crate::gateway::reply::{Content, Origin, Reply, ReplyBody};
 use crate::http::cors;
 use crate::http::headers::{X_EXPORT_BACKEND, X_REQUEST_ID};
 use crate::http::inbound::Phase;
@@ -129,18 +129,22 @@ fn preflight(table: &RoutingTable, request: &Request<Incoming>) -> Reply {
 
 /// Hands the answer to the connection; from here on its record is written when its last byte has left.
 fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record>) -> Response<ReplyBody> {
-    let Reply { mut head, content, upgrade, origin: _, lease, held } = reply;
+    let Reply { mut head, mut content, upgrade, origin, lease, held } = reply;
     record.status = Some(head.status.as_u16());
-    match record.route {
-        RouteName::Start | RouteName::Status | RouteName::JobSocket => {
-            if let Ok(id) = HeaderValue::from_str(&record.request_id) {
-                head.headers.insert(X_REQUEST_ID, id);
-            }
-            if let Some(backend) = record.backend {
-                head.headers.insert(X_EXPORT_BACKEND, HeaderValue::from_static(backend.as_str()));
-            }
-        }
-        RouteName::Preflight | RouteName::Pass | RouteName::Refused => {}
+    // Ours, not the backend's (RFC 9110, 2.5): a client takes 1.0 for the end of the connection.
+    head.version = Version::HTTP_11;
+    if let (Content::Full(Some(body)), true) = (&content, record.is_head()) {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        content = Content::Empty;
+    }
+    let is_ours = matches!(record.route, RouteName::Start | RouteName::Status | RouteName::JobSocket);
+    if (is_ours || origin == Origin::NotLegacy)
+        && let Ok(id) = HeaderValue::from_str(&record.request_id)
+    {
+        head.headers.insert(X_REQUEST_ID, id);
+    }
+    if let (true, Some(backend)) = (is_ours, record.backend) {
+        head.headers.insert(X_EXPORT_BACKEND, HeaderValue::from_static(backend.as_str()));
     }
     let record = match upgrade {
         Some(sides) => {

@@ -127,7 +127,8 @@ impl Body for ReplyBody {
             Content::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Content::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
-        self.ended |= frame.is_none();
+        // Trailers are the end: hyper does not ask again after them.
+        self.ended |= frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
         if let Some(record) = &mut self.record {
             match &frame {
                 None => {}

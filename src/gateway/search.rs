@@ -5,7 +5,8 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::{StatusCode, request};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header, request};
 use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 
@@ -89,11 +90,30 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     fn tell(self, outcome: &Outcome) {
-        if let Ok(Found::Nowhere(answer)) = outcome {
-            self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
-        }
-        self.tell.send_replace(Some(outcome.clone()));
+        let told = match outcome {
+            Ok(Found::Nowhere(answer)) => {
+                let answer = Arc::new(to_share(answer));
+                if answer.body.len() <= limits::NEITHER_ANSWER {
+                    self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
+                }
+                Ok(Found::Nowhere(answer))
+            }
+            other => other.clone(),
+        };
+        self.tell.send_replace(Some(told));
     }
+}
+
+/// Makes what others are told of an answer: without the asker's own cookies (all who are anonymous are one user), and
+/// copied, since every field and the body are pieces of a read buffer that they would keep.
+fn to_share(answer: &Answer) -> Answer {
+    let mut parts = Response::new(()).into_parts().0;
+    parts.status = answer.parts.status;
+    for (name, value) in answer.parts.headers.iter().filter(|(name, _)| *name != header::SET_COOKIE) {
+        let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) else { continue };
+        parts.headers.append(name.clone(), copy);
+    }
+    Answer { parts, body: Bytes::copy_from_slice(&answer.body) }
 }
 
 impl Drop for Leader<'_> {
@@ -154,7 +174,9 @@ async fn ask_both(
     let others = table.exports.keys().filter(|other| Some(*other) != export);
     for export in export.into_iter().chain(others) {
         match status::ask_legacy(core, table, call, export, id, parts).await? {
-            Seen::Answered(answer) if answer.parts.status.is_success() => {
+            Seen::Answered(answer)
+                if answer.parts.status.is_success() && answers::read_status(&answer.body, id).is_ok() =>
+            {
                 return Ok(Found::Job(remember(core, id, BackendName::Legacy, Some(export)).await));
             }
             Seen::Answered(answer) if answer.parts.status == StatusCode::NOT_FOUND => {

@@ -373,8 +373,12 @@ impl Start<'_> {
     }
 }
 
+/// A part of the budget is left to answers: clients that fill the rest with bodies must not make the gateway throw
+/// away the answer to a start that has been paid for.
 fn start_bound(table: &RoutingTable) -> Bound {
-    Bound { bytes: table.limits.start_body, buffered: table.limits.buffered, idle: table.limits.body_idle }
+    let limits = &table.limits;
+    let for_answers = limits.answer_body.max(limits.buffered / 4);
+    Bound { bytes: limits.start_body, buffered: limits.buffered.saturating_sub(for_answers), idle: limits.body_idle }
 }
 
 fn refuse_body(error: ReadError) -> Refusal {

@@ -25,12 +25,14 @@ use crate::telemetry::record::Record;
 pub async fn answer(
     core: &Core,
     table: &RoutingTable,
-    call: Call,
+    mut call: Call,
     export: Option<ExportType>,
     id: JobId,
     request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
+    // A poll is a plain request, whatever it would like to become.
+    call.head.websocket = false;
     record.job = Some(id.clone());
     record.export.clone_from(&export);
     let (parts, _) = request.into_parts();

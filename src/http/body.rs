@@ -1,7 +1,9 @@
 //! Bodies on their way to a backend, and bodies that are read whole within a bound.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -12,8 +14,9 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
+use crate::http::inbound::Unread;
 use crate::limits;
 
 /// A request body towards a backend.
@@ -31,6 +34,14 @@ impl Upload {
     /// Makes a body of bytes at hand.
     pub fn full(bytes: Bytes) -> Upload {
         if bytes.is_empty() { Upload::Empty } else { Upload::Full(Some(bytes)) }
+    }
+
+    /// Returns a look at when the client's last piece came; `None` for a body that is at hand.
+    pub fn moved(&self) -> Option<Rc<Cell<Instant>>> {
+        match self {
+            Upload::Empty | Upload::Full(_) => None,
+            Upload::Client(body) => Some(body.moved.clone()),
+        }
     }
 }
 
@@ -81,13 +92,23 @@ pub struct ClientBody {
     idle_limit: Duration,
     idle: Option<Pin<Box<Sleep>>>,
     gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
+    /// When the last piece came.
+    moved: Rc<Cell<Instant>>,
+    _unread: Unread,
 }
 
 impl ClientBody {
     /// Wraps a client's body; `idle_limit` is the longest silence between two reads.
-    pub fn new(incoming: Incoming, idle_limit: Duration, gate: Option<Arc<Gate>>) -> ClientBody {
+    pub fn new(incoming: Incoming, idle_limit: Duration, gate: Option<Arc<Gate>>, unread: Unread) -> ClientBody {
         let gate = gate.map(|gate| (gate, Box::pin(sleep(limits::CONTINUE_WAIT))));
-        ClientBody { incoming, idle_limit, idle: None, gate }
+        ClientBody {
+            incoming,
+            idle_limit,
+            idle: None,
+            gate,
+            moved: Rc::new(Cell::new(Instant::now())),
+            _unread: unread,
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
@@ -101,6 +122,7 @@ impl ClientBody {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.idle = None;
+                self.moved.set(Instant::now());
                 Poll::Ready(frame.map(|frame| frame.map_err(|_| UploadError::Broken)))
             }
             Poll::Pending => {

@@ -253,6 +253,10 @@ pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
             headers.remove(name);
         }
     }
+    if encoding {
+        // It overrides a length (RFC 9112, 6.3), which would cut the body here.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if upgrading {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
