@@ -37,14 +37,14 @@ struct Inner {
 
 #[derive(Debug)]
 enum State {
-    Closed(Window),
+    Closed(Box<Window>),
     Open { until: Instant },
     HalfOpen { out: u32, succeeded: u32 },
 }
 
 impl Default for State {
     fn default() -> State {
-        State::Closed(Window::default())
+        State::Closed(Box::default())
     }
 }
 
