@@ -2,4 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod cli;
+mod flip;
+mod reload;
 mod support;
