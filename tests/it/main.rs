@@ -3,3 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
+
+mod start;
+mod start_body;
+mod input_key;
