@@ -6,3 +6,7 @@ mod cli;
 mod flip;
 mod reload;
 mod support;
+
+mod start;
+mod start_body;
+mod input_key;
