@@ -146,3 +146,14 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 pub const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting pauses after a failure, most likely for want of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// An open job that nobody has polled for this long is asked about in the background.
+pub const UNPOLLED: Duration = Duration::from_secs(30);
+/// Time between two such asks: at most 5 a second, also with the shortest jitter.
+pub const UNPOLLED_PACE: Duration = Duration::from_millis(223);
+/// Time between two looks for such jobs.
+pub const UNPOLLED_LIST: Duration = Duration::from_secs(5);
+/// Open jobs that one such look takes in, oldest first.
+pub const UNPOLLED_LISTED: usize = 10_000;
+/// An open job of this age that nobody has seen the end of counts as lost.
+pub const LOST_JOB: Duration = Duration::from_secs(2 * 60 * 60);

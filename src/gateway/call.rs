@@ -176,7 +176,7 @@ impl Call {
 }
 
 /// `X-User-Id`, as workers know it, whatever header the client uses.
-const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
 /// Client headers that workers always get: W3C trace context (`traceparent`, `tracestate`) and the user agent.
 const ALWAYS_FORWARDED: [HeaderName; 3] =

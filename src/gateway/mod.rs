@@ -10,6 +10,7 @@ pub mod start;
 pub mod status;
 pub mod search;
 pub mod socket;
+pub mod unpolled;
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;

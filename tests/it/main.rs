@@ -2,4 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod cli;
+mod flip;
+mod reload;
 mod support;
+
+mod start;
+mod start_body;
+mod input_key;

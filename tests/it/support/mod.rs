@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod parts;
 pub mod raw_websocket;
 pub mod rude;
+pub mod scene;
 pub mod websocket;
 pub mod wire;
 
