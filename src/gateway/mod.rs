@@ -1,4 +1,4 @@
-//! The request flow: every branch that a request can take is visible in [`answer`].
+//! The request flow: every branch that a request can take is visible in `answer`.
 
 pub mod core;
 pub mod call;
