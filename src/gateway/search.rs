@@ -174,9 +174,8 @@ async fn ask_both(
     let others = table.exports.keys().filter(|other| Some(*other) != export);
     for export in export.into_iter().chain(others) {
         match status::ask_legacy(core, table, call, export, id, parts).await? {
-            Seen::Answered(answer)
-                if answer.parts.status.is_success() && answers::read_status(&answer.body, id).is_ok() =>
-            {
+            // Any 2xx would do for a poll; here it decides for good who is asked, so it must name this very job.
+            Seen::Answered(answer) if names(&answer, id) => {
                 return Ok(Found::Job(remember(core, id, BackendName::Legacy, Some(export)).await));
             }
             Seen::Answered(answer) if answer.parts.status == StatusCode::NOT_FOUND => {
@@ -191,9 +190,7 @@ async fn ask_both(
     }
     let seen = status::ask_workers(core, table, call, id, parts).await?;
     match (seen, not_at_legacy) {
-        (Seen::Answered(answer), _)
-            if answer.parts.status.is_success() && answers::read_status(&answer.body, id).is_ok() =>
-        {
+        (Seen::Answered(answer), _) if names(&answer, id) => {
             Ok(Found::Job(remember(core, id, BackendName::Workers, None).await))
         }
         (Seen::Answered(answer), Some(not_at_legacy))
@@ -203,6 +200,10 @@ async fn ask_both(
         }
         _ => Err(Refusal::OwnerUnavailable { retry_after: limits::RETRY_AFTER }),
     }
+}
+
+fn names(answer: &Answer, id: &JobId) -> bool {
+    answer.parts.status.is_success() && answers::read_status(&answer.body, id).is_ok()
 }
 
 async fn remember(core: &Core, id: &JobId, backend: BackendName, export: Option<&ExportType>) -> Job {
