@@ -2,4 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod broken;
+mod exchange;
+mod stream;
 mod support;
