@@ -4,5 +4,8 @@
 
 mod broken;
 mod exchange;
+mod headers;
+mod refuse;
 mod stream;
 mod support;
+mod target;
