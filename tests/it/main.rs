@@ -9,3 +9,4 @@ mod refuse;
 mod stream;
 mod support;
 mod target;
+mod websocket;
