@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response};
@@ -17,7 +18,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backends::dial::{DialError, Dialer};
-use crate::http::body::{Upload, UploadError};
+use crate::http::body::{Gate, Upload, UploadError};
 use crate::http::socket::Peek;
 use crate::limits;
 use crate::names::BackendName;
@@ -115,15 +116,32 @@ struct Connection {
 pub struct Lease {
     connection: Option<Connection>,
     pool: Rc<RefCell<Pool>>,
+    kept_back: Option<Arc<Gate>>,
 }
 
 impl Lease {
+    /// Notes that the request's body was kept back: the connection cannot be used again and ends with the answer.
+    pub fn keep_back(&mut self, gate: Arc<Gate>) {
+        self.kept_back = Some(gate);
+    }
+
     /// Gives the connection back.
     pub fn give_back(mut self) {
+        if self.kept_back.is_some() {
+            return;
+        }
         let Some(connection) = self.connection.take() else { return };
         let mut pool = self.pool.borrow_mut();
         if pool.url.as_ref() == Some(&connection.url) && pool.idle.len() < limits::POOL_IDLE {
             pool.idle.push_back(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.kept_back {
+            gate.end();
         }
     }
 }
@@ -186,7 +204,7 @@ impl Client {
             };
             let mut failed = match connection.sender.try_send_request(request).await {
                 Ok(answer) => {
-                    let lease = Lease { connection: Some(connection), pool: pool.clone() };
+                    let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));
                 }
                 Err(failed) => failed,

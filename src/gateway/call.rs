@@ -146,10 +146,15 @@ impl Call {
         Ok(headers)
     }
 
-    /// Takes a client's body as it comes; with `Expect: 100-continue` it waits for the backend's word.
-    pub fn upload(&self, parts: &mut request::Parts, body: Incoming, table: &RoutingTable) -> Upload {
+    /// Takes a client's body as it comes; with `Expect: 100-continue` it waits for the backend's word at the gate.
+    pub fn upload(
+        &self,
+        parts: &mut request::Parts,
+        body: Incoming,
+        table: &RoutingTable,
+    ) -> (Upload, Option<Arc<Gate>>) {
         if !self.head.chunked && http_body::Body::is_end_stream(&body) {
-            return Upload::Empty;
+            return (Upload::Empty, None);
         }
         if self.head.chunked {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -167,7 +172,8 @@ impl Call {
             std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
             gate
         });
-        Upload::Client(ClientBody::new(body, table.limits.body_idle, gate, self.peer.progress.read_body()))
+        let unread = self.peer.progress.read_body();
+        (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
     }
 
     fn id_value(&self) -> HeaderValue {

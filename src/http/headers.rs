@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 
 use crate::http::refusal::Refusal;
+use crate::http::target;
 use crate::routing::table::Limits;
 
 /// `X-Request-Id`.
@@ -56,7 +57,7 @@ struct Hop {
 /// # Errors
 /// A [`Refusal`] for whatever could be understood in two ways, or is over a limit.
 pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> {
-    check_target(request, limits)?;
+    target::check(request, limits)?;
     let mut head = Head::default();
     let mut bytes = 0;
     let mut upgrade_websocket = false;
@@ -65,7 +66,7 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
         match name.as_str() {
             "host" => {
                 head.hosts = head.hosts.saturating_add(1);
-                check_host(request, value)?;
+                target::check_host(request, value)?;
             }
             "connection" => head.hop.connection = true,
             "transfer-encoding" => {
@@ -109,33 +110,6 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
         head.websocket = is_websocket(request, &head)?;
     }
     Ok(head)
-}
-
-fn check_target<B>(request: &Request<B>, limits: &Limits) -> Result<(), Refusal> {
-    if *request.method() == Method::CONNECT || *request.method() == Method::TRACE {
-        return Err(Refusal::MethodNotImplemented);
-    }
-    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
-    if target.len() > limits.target {
-        return Err(Refusal::TargetTooLong);
-    }
-    let fits = target.starts_with('/') || (target == "*" && *request.method() == Method::OPTIONS);
-    if fits { Ok(()) } else { Err(Refusal::BadRequest("The request target must be a path")) }
-}
-
-/// A Host is `host[:port]`; an absolute-form target must name the same one.
-fn check_host<B>(request: &Request<B>, value: &HeaderValue) -> Result<(), Refusal> {
-    let bytes = value.as_bytes();
-    let is_host_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
-    if bytes.is_empty() || !bytes.iter().all(is_host_byte) {
-        return Err(Refusal::BadRequest("Host must be a host name and perhaps a port"));
-    }
-    let Some(authority) = request.uri().authority() else { return Ok(()) };
-    if authority.as_str().as_bytes().eq_ignore_ascii_case(bytes) {
-        Ok(())
-    } else {
-        Err(Refusal::BadRequest("The request target and Host must name the same host"))
-    }
 }
 
 /// Fields that must not be taken away by naming them in `Connection`.
@@ -370,7 +344,7 @@ mod tests {
         assert!(!refused("GET", "/", &[host]));
         assert!(refused("GET", "/", &[]));
         assert!(refused("GET", "/", &[host, host]));
-        for bad in ["", "a b", "a@b", "a/b", "a,b", "a?b"] {
+        for bad in ["", "a b", "a@b", "a/b", "a,b", "a?b", "a:b", "a:1:2", "[::1", "::1]", "[]", ":1"] {
             assert!(refused("GET", "/", &[("host", bad)]), "{bad:?}");
         }
         assert!(refused("CONNECT", "h:1", &[host]) && refused("TRACE", "/", &[host]));
