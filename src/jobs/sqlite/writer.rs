@@ -191,14 +191,13 @@ impl Writer {
         match commit(&opened.conn, batch) {
             Ok(results) => {
                 let mut sum = Effect::default();
+                results.iter().flatten().for_each(|effect| sum.add_open(effect.open));
+                // Before anybody is answered: who knows of a write finds it counted.
+                self.count(sum);
                 for (write, result) in batch.drain(..).zip(results) {
-                    if let Ok(effect) = &result {
-                        sum.add_open(effect.open);
-                    }
                     let result = result.map(|effect| effect.changed);
                     answer(write, result.map_err(|error| StoreError::NotWritten(error.into())));
                 }
-                self.count(sum);
             }
             Err(error) => {
                 let (StoreError::NotWritten(cause) | StoreError::MaybeWritten(cause) | StoreError::Unavailable(cause)) =
