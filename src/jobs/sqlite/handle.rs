@@ -137,7 +137,7 @@ impl SqliteStore {
 
     /// Reads back who holds a key after a claim whose reply did not come. What can be read is on the disk: frames are
     /// shown to readers after their sync. That is not so after a failed sync, hence only a late reply is settled.
-    async fn settle(&self, intent: &Intent, error: StoreError) -> Result<Option<Intent>, StoreError> {
+    pub(super) async fn settle(&self, intent: &Intent, error: StoreError) -> Result<Option<Intent>, StoreError> {
         let StoreError::MaybeWritten(cause) = &error else { return Err(error) };
         let found = if matches!(cause, Cause::TooSlow) { self.intent(&intent.key).await.ok().flatten() } else { None };
         if found.as_ref().is_some_and(|found| found.claim == intent.claim) {

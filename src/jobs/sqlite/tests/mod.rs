@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod expiry;
 mod faults;
+mod keys;
 mod operations;
 
 use std::path::Path;
