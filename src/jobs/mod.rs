@@ -19,6 +19,7 @@ use self::record::{Claim, Closing, Intent, Job, JobState, Kept};
 use self::sqlite::SqliteStore;
 pub use self::sqlite::{Settings, StoreHeld};
 use self::store::{Store, StoreError};
+use crate::limits;
 use crate::names::{BackendName, JobId};
 use crate::routing::table::StoreLocation;
 
@@ -76,12 +77,29 @@ impl Jobs {
         self.store.keep_answer(kept).await
     }
 
-    /// Frees the client's key of a start that provably made no job; done when it returns.
+    /// Forgets a start that provably made no job; a client's key is free again when it returns.
+    ///
+    /// An intent that is left could be asked of workers again by the next process, and would keep a client's key: after
+    /// an error it goes on being tried in the background, up to a bound. To be called on a tokio runtime.
     ///
     /// # Errors
-    /// As [`Store::release`]; past its deadline the key reads as unknown then.
-    pub async fn free(&self, key: &str, claim: &Claim) -> Result<(), StoreError> {
-        self.store.release(key, &claim.token).await
+    /// As [`Store::release`].
+    pub async fn free(&self, key: &str, claim: Option<&Claim>) -> Result<(), StoreError> {
+        let token = claim.map(|claim| claim.token.clone());
+        let freed = free(&self.store, key, token.as_deref()).await;
+        if freed.is_err() {
+            let (store, key) = (Arc::clone(&self.store), key.to_owned());
+            tokio::spawn(async move {
+                for _ in 0..limits::FREE_TRIES {
+                    tokio::time::sleep(limits::STORE_RETRY).await;
+                    if free(&store, &key, token.as_deref()).await.is_ok() {
+                        return;
+                    }
+                }
+                tracing::error!(key, "a start that made no job is still recorded");
+            });
+        }
+        freed
     }
 
     /// Records that a start goes to legacy instead, before a byte of it leaves for there; durable when it returns.
@@ -200,6 +218,13 @@ impl Jobs {
     pub async fn close(&self) -> Result<(), StoreError> {
         self.owed.settle(&self.store, &self.cache).await;
         self.store.close().await
+    }
+}
+
+async fn free(store: &Store, key: &str, token: Option<&str>) -> Result<(), StoreError> {
+    match token {
+        Some(token) => store.release(key, token).await,
+        None => store.close_intent(key).await,
     }
 }
 

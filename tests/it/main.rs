@@ -3,3 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
+
+mod idempotency;
+mod idempotency_crash;

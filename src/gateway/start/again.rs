@@ -17,6 +17,7 @@ use crate::gateway::start::{note_late, workers};
 use crate::http::body::Reservation;
 use crate::jobs::idempotency;
 use crate::jobs::record::{Closing, Intent, Job, JobState, Kept};
+use crate::jobs::store::StoreError;
 use crate::limits;
 use crate::names::{BackendName, JobId};
 use crate::routing::table::RoutingTable;
@@ -35,16 +36,27 @@ pub async fn ask_open(core: &Core, table: &RoutingTable) -> Left {
     if !table.workers.idempotent {
         return Left::Nothing;
     }
-    let open = match core.gateway.jobs.store().left_open(limits::LISTED).await {
-        Ok(open) => open,
-        Err(error) => {
-            tracing::warn!(error = error.line(), "open starts of before cannot be read");
+    loop {
+        let open = match core.gateway.jobs.store().left_open(limits::ASK_AGAIN_BATCH).await {
+            Ok(open) => open,
+            Err(error) => {
+                tracing::warn!(error = error.line(), "open starts of before cannot be read");
+                return Left::Some;
+            }
+        };
+        let is_last = open.len() < limits::ASK_AGAIN_BATCH;
+        if ask_all(core, table, open).await == Left::Some {
             return Left::Some;
         }
-    };
-    let first = if open.len() == limits::LISTED { Left::Some } else { Left::Nothing };
+        if is_last {
+            return Left::Nothing;
+        }
+    }
+}
+
+async fn ask_all(core: &Core, table: &RoutingTable, open: Vec<Intent>) -> Left {
     let asks = stream::iter(open).map(|intent| ask(core, table, intent)).buffer_unordered(limits::ASK_AGAIN_AT_ONCE);
-    asks.fold(first, async |left, one| if one == Left::Some { one } else { left }).await
+    asks.fold(Left::Nothing, async |left, one| if one == Left::Some { one } else { left }).await
 }
 
 async fn ask(core: &Core, table: &RoutingTable, intent: Intent) -> Left {
@@ -77,11 +89,13 @@ async fn ask(core: &Core, table: &RoutingTable, intent: Intent) -> Left {
     );
     let labels = [intent.export.as_str(), BackendName::Workers.as_str(), "restart", word];
     core.gateway.metrics.starts.with_label_values(&labels).inc();
-    match (ended, seen) {
+    let stored = match (ended, seen) {
         (Some((id, state)), Some(Seen::Answered(answer))) => settle(core, table, intent, id, state, &answer).await,
-        _ => note_late(core.gateway.jobs.unknown(&intent.key).await, "an unknown outcome was not stored"),
-    }
-    Left::Nothing
+        _ => core.gateway.jobs.unknown(&intent.key).await,
+    };
+    let left = if stored.is_ok() { Left::Nothing } else { Left::Some };
+    note_late(stored, "the end of a start of before was not stored");
+    left
 }
 
 fn judge(table: &RoutingTable, attempt: Attempt<'_>) -> (&'static str, Option<(JobId, JobState)>) {
@@ -92,8 +106,15 @@ fn judge(table: &RoutingTable, attempt: Attempt<'_>) -> (&'static str, Option<(J
     }
 }
 
-/// Stores the owner, and the answer for the client's key.
-async fn settle(core: &Core, table: &RoutingTable, intent: Intent, id: JobId, state: JobState, answer: &Answer) {
+/// Stores the owner, and the answer for the client's key; what fails is tried again in the background.
+async fn settle(
+    core: &Core,
+    table: &RoutingTable,
+    intent: Intent,
+    id: JobId,
+    state: JobState,
+    answer: &Answer,
+) -> Result<(), StoreError> {
     let url = websocket_url::websocket_url(&table.workers.websocket_base, &id);
     let (body, url) = match state {
         JobState::Open => (answer::complete(&answer.body, &url).into(), Some(url.as_str())),
@@ -114,8 +135,5 @@ async fn settle(core: &Core, table: &RoutingTable, intent: Intent, id: JobId, st
         started_ms: intent.started_ms,
         state,
     };
-    let id = job.id.clone();
-    if let Err(error) = core.gateway.jobs.accept_closing(job, Some(closing)).await {
-        tracing::error!(job_id = %id, error = error.line(), "a job runs but its owner is not stored; the write is retried");
-    }
+    core.gateway.jobs.accept_closing(job, Some(closing)).await
 }

@@ -239,12 +239,13 @@ impl Start<'_> {
         refusal.into()
     }
 
-    /// Forgets a start that provably made no job. A client's key is free again before the client hears of it.
+    /// Forgets a start that provably made no job: at once where a client's key or a second try hangs on it.
     async fn forget(&self) {
         let jobs = &self.core.gateway.jobs;
-        match &self.claim {
-            Some(claim) => note_late(jobs.free(&self.key, claim).await, "a key was not freed"),
-            None => jobs.forget(&self.key),
+        if self.claim.is_some() || self.table.workers.idempotent {
+            note_late(jobs.free(&self.key, self.claim.as_ref()).await, "a start is not forgotten yet");
+        } else {
+            jobs.forget(&self.key);
         }
     }
 
