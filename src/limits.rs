@@ -58,6 +58,24 @@ pub const DAMAGED_KEPT: usize = 16;
 pub const STORE_READERS: usize = 2;
 /// Owners that could not be written and are tried again; beyond it the oldest is given up and logged.
 pub const OWED_JOBS: usize = 100_000;
+/// Longest `Idempotency-Key` of a client, bytes of visible ASCII.
+pub const CLIENT_KEY: usize = 255;
+/// Largest answer that is kept for a client's key, bytes of body and content type: real ones have some hundred.
+pub const KEPT_ANSWER: usize = 16 * 1024;
+/// How often it is tried to forget a start that made no job while the store is away, once a [`STORE_RETRY`].
+pub const FREE_TRIES: usize = 600;
+/// How often a key is tried to be claimed that changes hands at the same moment.
+pub const CLAIM_TRIES: usize = 3;
+/// Starts that a crash left open are asked of workers again up to this age: no Worker remembers keys for ever.
+pub const ASK_AGAIN_AGE: Duration = Duration::from_secs(60 * 60);
+/// Open starts of before that are asked of workers at the same time.
+pub const ASK_AGAIN_AT_ONCE: usize = 8;
+/// Open starts of before that are read at a time, with their bodies.
+pub const ASK_AGAIN_BATCH: usize = 64;
+/// How often workers that cannot be reached are tried for the open starts of before, and how far apart.
+pub const ASK_AGAIN_TRIES: usize = 12;
+/// The pause between two such tries.
+pub const ASK_AGAIN_PAUSE: Duration = Duration::from_secs(5);
 /// Expiry begins this long after the start, and looks this often.
 pub const EXPIRY_EVERY: Duration = Duration::from_secs(60);
 /// Expiry goes on this soon when a pass found as much as it may delete.

@@ -33,6 +33,8 @@ struct Inner {
     state: State,
     /// Openings since it was last closed: how often the back-off has doubled.
     openings: u32,
+    /// Openings ever: a probe of an earlier one has no say in a later one.
+    opening: u64,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ pub struct Pass {
 enum Kind {
     Ordinary,
     /// A probe of the opening with this number: one of an earlier opening has no place to give back.
-    Probe(u32),
+    Probe(u64),
     Reported,
 }
 
@@ -109,20 +111,20 @@ impl Circuit {
     pub fn admit(self: &Arc<Circuit>, settings: &Settings, url: &BaseUrl, now: Instant) -> Option<Pass> {
         let mut inner = self.lock();
         if inner.url.as_ref() != Some(url) {
-            *inner = Inner { url: Some(url.clone()), ..Inner::default() };
+            *inner = Inner { url: Some(url.clone()), opening: inner.opening + 1, ..Inner::default() };
         }
         if let State::Open { until } = inner.state
             && now >= until
         {
             inner.state = State::HalfOpen { out: 0, succeeded: 0 };
         }
-        let openings = inner.openings;
+        let opening = inner.opening;
         let kind = match &mut inner.state {
             State::Closed(_) => Kind::Ordinary,
             State::Open { .. } => return None,
             State::HalfOpen { out, succeeded } if *out + *succeeded < settings.probes => {
                 *out += 1;
-                Kind::Probe(openings)
+                Kind::Probe(opening)
             }
             State::HalfOpen { .. } => return None,
         };
@@ -164,7 +166,7 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let Kind::Probe(opening) = self.kind else { return };
         let mut inner = self.circuit.lock();
-        if opening == inner.openings
+        if opening == inner.opening
             && let State::HalfOpen { out, .. } = &mut inner.state
         {
             *out = out.saturating_sub(1);
@@ -199,7 +201,7 @@ impl Inner {
                 None
             }
             (State::Open { .. }, _) => None,
-            (State::HalfOpen { out, succeeded }, counted) if kind == Kind::Probe(self.openings) => {
+            (State::HalfOpen { out, succeeded }, counted) if kind == Kind::Probe(self.opening) => {
                 *out = out.saturating_sub(1);
                 match counted {
                     Counted::Not => None,
@@ -223,6 +225,7 @@ impl Inner {
         let doubled = settings.open.saturating_mul(1_u32.checked_shl(self.openings).unwrap_or(u32::MAX));
         let back_off = doubled.min(settings.open_max).mul_f64(jitter()).max(asked);
         self.openings = self.openings.saturating_add(1);
+        self.opening += 1;
         self.state = State::Open { until: now + back_off };
         Change::Opened(back_off)
     }

@@ -115,7 +115,10 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
         key: "admin.listen",
         source,
     })?;
-    let jobs = Jobs::open(&fixed.store, Settings { keep: table.jobs.keep, clock: Clock::system() })?;
+    let jobs = Jobs::open(
+        &fixed.store,
+        Settings { keep: table.jobs.keep, key_keep: table.jobs.key_keep, clock: Clock::system() },
+    )?;
     let table = Arc::new(ArcSwap::from_pointee(table));
     let gateway = Arc::new(Gateway::new(table.clone(), jobs, Lookups::start(), metrics));
     let (stage, stages) = watch::channel(Stage::Serving);
@@ -193,7 +196,7 @@ fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -
     let told = gateway.clone();
     let on_applied = move |table: &Arc<RoutingTable>| {
         told.metrics.table_applied(table);
-        told.jobs.set_keep(table.jobs.keep);
+        told.jobs.set_keep(table.jobs.keep, table.jobs.key_keep);
     };
     let env = |name: &str| std::env::var(name).ok();
     reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(env), Box::new(on_applied))

@@ -188,6 +188,25 @@ pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 const ALWAYS_FORWARDED: [HeaderName; 3] =
     [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate"), header::USER_AGENT];
 
+/// Makes the head of a request to workers that no client's request is at hand for.
+///
+/// # Errors
+/// A [`Refusal`] if the user or the id is not fit for a header, which stored ones are.
+pub fn bare_head_for_workers(
+    user: Option<&UserId>,
+    request_id: &str,
+    table: &RoutingTable,
+) -> Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(header::HOST, host_value(&table.workers.backend.url));
+    if let Some(user) = user {
+        let user = HeaderValue::from_bytes(&user.header_bytes()).map_err(|_| Refusal::BadIdentity)?;
+        headers.insert(X_USER_ID, user);
+    }
+    headers.insert(X_REQUEST_ID, HeaderValue::from_str(request_id).map_err(|_| Refusal::Internal)?);
+    Ok(headers)
+}
+
 fn host_value(url: &BaseUrl) -> HeaderValue {
     HeaderValue::from_str(&url.authority).expect("an authority is visible ASCII, by construction")
 }

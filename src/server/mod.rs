@@ -19,6 +19,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use crate::backends::client::Client;
 use crate::backends::dial::Dialer;
 use crate::gateway::core::{Core, Gateway, Seat};
+use crate::gateway::start::again::{self, Left};
 use crate::gateway::unpolled;
 use crate::limits;
 use crate::server::stack::InFlight;
@@ -103,7 +104,8 @@ async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
     };
     let core = Rc::new(Core::new(serving.gateway.clone(), Client::new(serving.dialer.clone()), recorder));
     let keeper = spawn_local(keep(core.clone()));
-    let watcher = is_first.then(|| spawn_local(unpolled::watch(core.clone())));
+    let background =
+        is_first.then(|| [spawn_local(ask_open_starts(core.clone())), spawn_local(unpolled::watch(core.clone()))]);
     let mut stage = serving.stage.clone();
     tokio::select! {
         () = accept(serving, &core, &listener) => {}
@@ -117,8 +119,9 @@ async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
         _ = stage.wait_for(|stage| *stage >= Stage::Cut) => {}
     }
     keeper.abort();
-    if let Some(watcher) = watcher {
-        watcher.abort();
+    // What these did not come to is still open at the next start.
+    for task in background.into_iter().flatten() {
+        task.abort();
     }
     core.recorder.lines.flush();
 }
@@ -159,6 +162,17 @@ fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, addr
         connection::serve(core, in_flight, stream, address, seat, stage).await;
         drop(task);
     });
+}
+
+/// Asks workers for the starts that an earlier process left open, until workers could be reached.
+async fn ask_open_starts(core: Rc<Core>) {
+    for _ in 0..limits::ASK_AGAIN_TRIES {
+        let table = core.gateway.table.load_full();
+        if again::ask_open(&core, &table).await == Left::Nothing {
+            return;
+        }
+        sleep(limits::ASK_AGAIN_PAUSE).await;
+    }
 }
 
 /// Flushes the log and closes idle backend connections, for as long as the thread serves.

@@ -130,7 +130,6 @@ impl Metrics {
             self.rollout_percent.with_label_values(&[export.as_str()]).set(share);
         }
         self.last_reload_successful.set(1);
-        self.circuit_state.with_label_values(&[BackendName::Workers.as_str()]).set(0);
     }
 
     /// Takes over how often reloads came to `result`, and whether the file as it stands now is being served.

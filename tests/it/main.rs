@@ -9,6 +9,8 @@ mod cors;
 mod exchange;
 mod flip;
 mod headers;
+mod idempotency;
+mod idempotency_crash;
 mod input_key;
 mod job_socket;
 mod jobs;
