@@ -287,7 +287,9 @@ impl Start<'_> {
 fn start_bound(table: &RoutingTable) -> Bound {
     let limits = &table.limits;
     let for_answers = limits.answer_body.max(limits.buffered / 4);
-    Bound { bytes: limits.start_body, buffered: limits.buffered.saturating_sub(for_answers), idle: limits.body_idle }
+    // One whole body always fits: the check of the file sees to the room for its answer.
+    let for_bodies = limits.buffered.saturating_sub(for_answers).max(limits.start_body);
+    Bound { bytes: limits.start_body, buffered: for_bodies, idle: limits.body_idle }
 }
 
 fn refuse_body(error: ReadError) -> Refusal {
