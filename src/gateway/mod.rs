@@ -28,7 +28,6 @@ use crate::gateway::core::{Core, Peer};
 use crate::gateway::reply::{Content, Origin, Reply, ReplyBody};
 use crate::http::cors;
 use crate::http::headers::{X_EXPORT_BACKEND, X_REQUEST_ID};
-use crate::http::inbound::Phase;
 use crate::http::refusal::Refusal;
 use crate::http::tunnel::Tunnel;
 use crate::routing::route::{self, OddPath, Route};
@@ -37,7 +36,7 @@ use crate::telemetry::record::{Record, RouteName};
 
 /// Answers one request, whatever happens.
 pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ReplyBody> {
-    peer.progress.enter(Phase::Busy);
+    peer.progress.begin(request.version());
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
     let (method, uri) = (request.method().clone(), request.uri().clone());

@@ -93,7 +93,8 @@ impl Leader<'_> {
         let told = match outcome {
             Ok(Found::Nowhere(answer)) => {
                 let answer = Arc::new(to_share(answer));
-                if answer.body.len() <= limits::NEITHER_ANSWER {
+                let is_not_found = answer.parts.status == StatusCode::NOT_FOUND;
+                if is_not_found && answer.body.len() <= limits::NEITHER_ANSWER {
                     self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
                 }
                 Ok(Found::Nowhere(answer))
@@ -161,6 +162,11 @@ pub async fn find(
     }
 }
 
+/// Legacy does not have the job, or does not show it to this asker.
+fn is_legacys_no(answer: &Answer) -> bool {
+    matches!(answer.parts.status, StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
 async fn ask_both(
     core: &Core,
     table: &RoutingTable,
@@ -178,7 +184,7 @@ async fn ask_both(
             Seen::Answered(answer) if names(&answer, id) => {
                 return Ok(Found::Job(remember(core, id, BackendName::Legacy, Some(export)).await));
             }
-            Seen::Answered(answer) if answer.parts.status == StatusCode::NOT_FOUND => {
+            Seen::Answered(answer) if is_legacys_no(&answer) => {
                 not_at_legacy.get_or_insert(answer);
             }
             Seen::Answered(_) => unreachable = true,

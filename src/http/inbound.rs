@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::http::socket::Socket;
+use crate::http::socket::{Peek, Socket};
 use crate::limits;
 
 /// What a client's connection is waiting for.
@@ -35,6 +36,9 @@ pub struct Progress {
     write_blocked: AtomicBool,
     /// Whether the client has sent or taken a byte since it was last asked.
     moved: AtomicBool,
+    /// Whether the request at hand is of HTTP/1.0, where the end of the connection may be the end of an answer.
+    is_old: AtomicBool,
+    peek: Peek,
 }
 
 /// A request body that is still being read, for as long as this lives.
@@ -48,14 +52,29 @@ impl Drop for Unread {
 }
 
 impl Progress {
-    /// Starts idle.
-    pub fn new() -> Arc<Progress> {
+    /// Starts idle; `peek` is the connection it is about.
+    pub fn new(peek: Peek) -> Arc<Progress> {
         Arc::new(Progress {
             phase: AtomicU8::new(Phase::Idle as u8),
             unread: AtomicUsize::new(0),
             write_blocked: AtomicBool::new(false),
             moved: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
+            peek,
         })
+    }
+
+    /// Begins a request of this version.
+    pub fn begin(&self, version: Version) {
+        self.enter(Phase::Busy);
+        self.is_old.store(version == Version::HTTP_10, Ordering::Relaxed);
+    }
+
+    /// Makes sure that an answer that broke off does not look whole: to an HTTP/1.0 client only a reset says so.
+    pub fn cut(&self) {
+        if self.is_old.load(Ordering::Relaxed) {
+            self.peek.reset_on_close();
+        }
     }
 
     /// Notes that a request body is being read from now on.

@@ -47,11 +47,12 @@ pub async fn serve(
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
-    let progress = Progress::new();
+    let tcp = Tcp::new(stream);
+    let progress = Progress::new(tcp.peek_handle());
     let ip = address.ip().to_canonical();
     let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
     let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
-    let io = TokioIo::new(Inbound::new(Socket::Plain(Tcp::new(stream)), progress.clone()));
+    let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
     let service = stack::service(core, peer, &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);
