@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{Request, header};
 
-use crate::exports::outcome::{self, LegacyOutcome, NotSent};
-use crate::exports::step::{self, LegacyStep};
+use crate::exports::outcome::{self, NotSent};
+use crate::exports::step::{self, LegacyStep, Remembered};
 use crate::gateway::attempt::{self, Answer, Seen, answer_bound};
 use crate::gateway::reply::{Origin, Reply};
 use crate::gateway::start::{Start, note_store};
@@ -56,17 +56,19 @@ impl Start<'_> {
         let outcome = outcome::judge_legacy(seen.attempt());
         record.outcome = Some(outcome.as_str());
         self.count(record, outcome.as_str());
-        let unknown = matches!(outcome, LegacyOutcome::Failed);
+        let remembered = outcome.remembered();
         match step::next_on_legacy(outcome) {
             LegacyStep::PassAnswer(job) => {
                 record.job.clone_from(&job);
                 let mut reply = legacy_reply(seen);
-                if unknown {
-                    self.mark_unknown().await;
-                } else {
-                    let job = job.as_ref().map(|id| (id, JobState::Open));
-                    // The job runs and legacy will be asked for it anyway: its answer stands.
-                    let _ = self.close_with(job, BackendName::Legacy, &reply, record).await;
+                match remembered {
+                    Remembered::Answer => {
+                        let job = job.as_ref().map(|id| (id, JobState::Open));
+                        // The job runs and legacy will be asked for it anyway: its answer stands.
+                        let _ = self.close_with(job, BackendName::Legacy, &reply, record).await;
+                    }
+                    Remembered::Unknown => self.mark_unknown().await,
+                    Remembered::Nothing => self.forget().await,
                 }
                 reply.held = Some(self.held);
                 Ok(reply)
