@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::{StatusCode, request};
+use http::{StatusCode, header, request};
 use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 
@@ -29,8 +30,9 @@ pub enum Found {
     Nowhere(Arc<Answer>),
 }
 
-/// A job as one user sees it: a backend may hide it from another.
-type Key = (JobId, Option<UserId>);
+/// A job as one user sees it, since a backend may hide it from another, and from one origin, since legacy's answer names
+/// it for CORS. Of the origin a keyed hash stands here: it may be as long as a head is.
+type Key = (JobId, Option<UserId>, Option<u64>);
 type Outcome = Result<Found, Refusal>;
 
 /// Look-ups under way and those that found nothing a moment ago.
@@ -39,6 +41,7 @@ pub struct Search {
     running: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     nowhere: Cache<Key, (Instant, Arc<Answer>)>,
     places: Semaphore,
+    origins: RandomState,
 }
 
 impl Search {
@@ -48,6 +51,7 @@ impl Search {
             running: Mutex::default(),
             nowhere: Cache::new(limits::NEITHER_ENTRIES),
             places: Semaphore::new(limits::JOB_LOOKUPS),
+            origins: RandomState::new(),
         }
     }
 
@@ -89,11 +93,26 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     fn tell(self, outcome: &Outcome) {
-        if let Ok(Found::Nowhere(answer)) = outcome {
-            self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
-        }
-        self.tell.send_replace(Some(outcome.clone()));
+        let shared = match outcome {
+            Ok(Found::Nowhere(answer)) => {
+                let answer = for_others(answer);
+                self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
+                Ok(Found::Nowhere(answer))
+            }
+            other => other.clone(),
+        };
+        self.tell.send_replace(Some(shared));
     }
+}
+
+/// A cookie is for the one who asked: nobody else gets it.
+fn for_others(answer: &Arc<Answer>) -> Arc<Answer> {
+    if !answer.parts.headers.contains_key(header::SET_COOKIE) {
+        return answer.clone();
+    }
+    let mut others = answer.as_ref().clone();
+    others.parts.headers.remove(header::SET_COOKIE);
+    Arc::new(others)
 }
 
 impl Drop for Leader<'_> {
@@ -115,7 +134,8 @@ pub async fn find(
     parts: &request::Parts,
 ) -> Outcome {
     let search = &core.gateway.search;
-    let key = (id.clone(), call.user().cloned());
+    let origin = parts.headers.get(header::ORIGIN).map(|origin| search.origins.hash_one(origin));
+    let key = (id.clone(), call.user().cloned(), origin);
     loop {
         if let Some(answer) = search.lately_nowhere(&key) {
             return Ok(Found::Nowhere(answer));
