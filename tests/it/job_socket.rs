@@ -52,7 +52,7 @@ fn a_browser_follows_its_job_through_the_gateway() {
     ];
     let mut socket = Socket::try_open(&format!("{url}?token=x"), &fields).unwrap();
     assert_eq!(socket.protocol(), Some("progress"));
-    assert_eq!(gateway.metric("export_gateway_websockets_open", &[]), 1.0);
+    eventually("one socket open", || (gateway.metric("export_gateway_websockets_open", &[]) == 1.0).then_some(()));
     let first = socket.read_until(|_| true);
     assert_eq!((&first["type"], &first["job_id"]), (&json!("status"), &json!(job)));
     socket.send_text(r#"{"type":"ping"}"#);
