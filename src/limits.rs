@@ -37,6 +37,8 @@ pub const JOB_LOOKUPS: usize = 50;
 pub const UNKNOWN_JOB_SOCKETS: usize = 50;
 /// Most "neither has it" answers remembered: 50 look-ups of 10 ms fill it in 5 s at the most.
 pub const NEITHER_ENTRIES: usize = 25_000;
+/// Largest body of such an answer that is remembered, bytes: legacy's own has 26.
+pub const NEITHER_ANSWER: usize = 1024;
 /// Jobs held in memory in front of the store: an hour of 25 starts a second.
 pub const CACHED_JOBS: usize = 100_000;
 
@@ -50,6 +52,8 @@ pub const STORE_WAIT: Duration = Duration::from_secs(5);
 pub const STORE_BUSY: Duration = Duration::from_millis(500);
 /// A store that failed is tried again this often.
 pub const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Damaged store files kept beside the store; beyond it nothing is set aside any more, since the disk must be at fault.
+pub const DAMAGED_KEPT: usize = 16;
 /// Threads that read the embedded store; reads are short and rare, the cache answers most.
 pub const STORE_READERS: usize = 2;
 /// Owners that could not be written and are tried again; beyond it the oldest is given up and logged.
@@ -90,6 +94,8 @@ pub const INPUT_KEY: usize = 1_024;
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
+/// How long a connection may still begin a request once the gateway is draining: it may have been accepted just now.
+pub const DRAIN_GRACE: Duration = Duration::from_millis(100);
 /// Most bytes thrown away while a closed connection lingers.
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// Idle connections kept per backend and thread.
@@ -125,6 +131,8 @@ pub const CONFIG_LINKS: usize = 8;
 
 /// Access-log lines are written at least this often.
 pub const LOG_FLUSH: Duration = Duration::from_millis(500);
+/// How long the end of the process waits for the access log's reader.
+pub const LOG_END: Duration = Duration::from_secs(1);
 /// Bytes of access log that a thread gathers before it hands them over.
 pub const LOG_BUFFER: usize = 64 * 1024;
 /// Buffers that wait for the log's writer before lines are dropped and counted.
@@ -138,3 +146,14 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 pub const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting pauses after a failure, most likely for want of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// An open job that nobody has polled for this long is asked about in the background.
+pub const UNPOLLED: Duration = Duration::from_secs(30);
+/// Time between two such asks: at most 5 a second, also with the shortest jitter.
+pub const UNPOLLED_PACE: Duration = Duration::from_millis(223);
+/// Time between two looks for such jobs.
+pub const UNPOLLED_LIST: Duration = Duration::from_secs(5);
+/// Open jobs that one such look takes in, oldest first.
+pub const UNPOLLED_LISTED: usize = 10_000;
+/// An open job of this age that nobody has seen the end of counts as lost.
+pub const LOST_JOB: Duration = Duration::from_secs(2 * 60 * 60);

@@ -60,10 +60,11 @@ pub fn readiness(admin: &Admin, table: &RoutingTable) -> Readiness {
     }
     let mut reasons = Vec::new();
     let mut add = |code, detail| reasons.push(Reason { code, detail });
-    if let Some(problems) = admin.reload.problems() {
-        add("config_refused", problems);
+    let reloads = admin.reload.get();
+    for problem in reloads.problems {
+        add("config_refused", problem);
     }
-    for key in admin.reload.needs_restart() {
+    for key in reloads.needs_restart {
         add("config_needs_restart", format!("{key} has changed in the file: it applies after a restart"));
     }
     for warning in config::environment_warnings(table) {

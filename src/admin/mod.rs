@@ -21,7 +21,7 @@ use crate::admin::access::Access;
 use crate::gateway::core::Gateway;
 use crate::limits;
 use crate::names::BackendName;
-use crate::reload::ReloadStatus;
+use crate::reload::{Outcome, ReloadStatus};
 use crate::server::Stage;
 
 /// What the admin port shows.
@@ -83,12 +83,17 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             let readiness = health::readiness(admin, &table);
             respond(readiness.status(), "application/json", readiness.json(access == Access::Full))
         }
-        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(&admin.gateway)),
+        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(admin)),
         _ => problem(StatusCode::NOT_FOUND, "There are /healthz, /readyz and /metrics"),
     }
 }
 
-fn metrics(gateway: &Gateway) -> String {
+fn metrics(admin: &Admin) -> String {
+    let gateway = &admin.gateway;
+    let reloads = admin.reload.get();
+    for outcome in Outcome::ALL {
+        gateway.metrics.reloads(outcome.as_str(), reloads.count(outcome), reloads.is_successful());
+    }
     for name in BackendName::ALL {
         gateway.metrics.jobs_open.with_label_values(&[name.as_str()]).set(gateway.jobs.open_count(name));
     }

@@ -88,11 +88,8 @@ fn list_to(
         writeln!(out, "{value:#}")?;
         return Ok(());
     }
-    let total: i64 = BackendName::ALL
-        .into_iter()
-        .filter(|name| backend.is_none_or(|wanted| wanted == *name))
-        .map(|name| counts[rows::place(name)])
-        .sum();
+    let wanted = BackendName::ALL.into_iter().filter(|name| backend.is_none_or(|backend| backend == *name));
+    let total: i64 = wanted.map(|name| counts[rows::place(name)]).sum();
     writeln!(out, "{total} open jobs (legacy {}, workers {})", counts[0], counts[1])?;
     if !jobs.is_empty() {
         let mut lines = vec![["BACKEND", "TYPE", "USER", "AGE", "JOB"].map(str::to_owned)];
@@ -239,7 +236,87 @@ fn date(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::jobs::record::JobState;
+    use crate::jobs::{Jobs, Settings};
+
+    const NOW_MS: u64 = 1_795_526_645_000;
+
+    fn printed(print: impl FnOnce(&mut Vec<u8>) -> Result<(), Failure>) -> Result<String, String> {
+        let mut out = Vec::new();
+        print(&mut out).map_err(|failure| failure.to_string())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_store_is_read_beside_a_running_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("jobs.db");
+        let none = printed(|out| show_to(out, &path, "j1", NOW_MS)).unwrap_err();
+        assert!(none.contains("no gateway has made that file yet"), "{none}");
+        assert!(printed(|out| list_to(out, &path, None, false, NOW_MS)).unwrap().contains("no job store yet"));
+        assert!(!path.exists());
+
+        let settings = Settings { keep: Duration::from_secs(86_400), clock: Clock::system() };
+        let jobs = Jobs::open(&StoreLocation::File(path.clone()), settings).unwrap();
+        let job = Job {
+            id: JobId::parse("j1").unwrap(),
+            backend: BackendName::Workers,
+            export: ExportType::parse("overlay"),
+            user: UserId::from_text("ann"),
+            started_ms: NOW_MS - 185_000,
+            state: JobState::Open,
+        };
+        jobs.accept(job.clone(), None).await.unwrap();
+        let found = Job { id: JobId::parse("j2").unwrap(), user: None, export: None, ..job };
+        jobs.remember_found(Job { backend: BackendName::Legacy, ..found }).await.unwrap();
+        for (key, deadline_ms) in [("k1", NOW_MS + 30_000), ("k2", NOW_MS - 1)] {
+            let intent = Intent {
+                key: key.into(),
+                request_id: "r-1".into(),
+                user: UserId::from_text("ann"),
+                export: ExportType::parse("overlay").unwrap(),
+                backend: BackendName::Workers,
+                started_ms: NOW_MS - 35_000,
+                deadline_ms,
+                state: IntentState::Running,
+            };
+            jobs.begin(intent).await.unwrap();
+        }
+
+        let shown = printed(|out| show_to(out, &path, "j1", NOW_MS)).unwrap();
+        let expected = "job      j1\nbackend  workers\ntype     overlay\nuser     ann\n\
+            started  3 min 5 s ago  (2026-11-24 13:21:00 UTC)\nstate    open\n";
+        assert_eq!(shown, expected);
+        assert!(printed(|out| show_to(out, &path, "j2", NOW_MS)).unwrap().contains("found and not started here"));
+        assert!(printed(|out| show_to(out, &path, "j9", NOW_MS)).unwrap_err().starts_with("no job j9 in the store"));
+        assert!(printed(|out| show_to(out, &path, "../x", NOW_MS)).unwrap_err().contains("not a job id"));
+
+        let listed = printed(|out| list_to(out, &path, None, false, NOW_MS)).unwrap();
+        let expected = "\
+2 open jobs (legacy 1, workers 1)
+BACKEND  TYPE     USER  AGE        JOB
+workers  overlay  ann   3 min 5 s  j1
+legacy   -        -     3 min 5 s  j2
+
+2 starts under way or of unknown outcome
+BACKEND  TYPE     USER  AGE   OUTCOME  DEADLINE  REQUEST  KEY
+workers  overlay  ann   35 s  running  in 30 s   r-1      k1
+workers  overlay  ann   35 s  unknown  passed    r-1      k2
+";
+        assert_eq!(listed, expected, "{listed}");
+        let json = printed(|out| list_to(out, &path, Some(BackendName::Workers), true, NOW_MS)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["jobs"].as_array().unwrap().len(), 1);
+        assert_eq!(json["intents"][1]["state"], "unknown");
+        assert_eq!(json["open_jobs"]["legacy"], 1);
+        jobs.close().await.unwrap();
+        assert!(printed(|out| show_to(out, &path, "j1", NOW_MS)).is_ok(), "and after it has stopped");
+        std::fs::write(&path, "garbage").unwrap();
+        assert!(printed(|out| show_to(out, &path, "j1", NOW_MS)).unwrap_err().contains("cannot read the job store"));
+    }
 
     #[test]
     fn times_read_as_people_say_them() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -19,7 +19,7 @@ use crate::jobs::clock::Clock;
 use crate::jobs::database::Lookups;
 use crate::jobs::{Jobs, Settings, StoreHeld};
 use crate::limits;
-use crate::reload::{self, ReloadStatus};
+use crate::reload::{self, ReloadHandle, ReloadStatus};
 use crate::routing::table::RoutingTable;
 use crate::server::{self, Serving, Stage, listen};
 use crate::telemetry::access_log::{AccessLog, Format, Writer};
@@ -68,10 +68,36 @@ struct Process {
     gateway: Arc<Gateway>,
     reload: Arc<ReloadStatus>,
     stage: watch::Sender<Stage>,
+    signals: Signals,
     writer: Writer,
 }
 
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens from now on; what comes before it is asked for is not lost.
+    fn listen() -> Result<Signals, StartError> {
+        let on = |kind| signal(kind).map_err(|source| StartError::System { what: "a signal handler", source });
+        Ok(Signals {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+}
+
 fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::System { what: "a runtime", source })?;
+    // Before anything is served: a stop that comes while the store opens still ends in order.
+    let signals = runtime.block_on(async { Signals::listen() })?;
     raise_descriptors(table.limits.connections);
     let fixed = table.fixed.clone();
     let (access_log, writer) = AccessLog::start(std::io::stdout(), format)
@@ -106,14 +132,13 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
         .map_err(|source| StartError::System { what: "a serving thread", source })?;
     drop(done);
     tracing::info!(%address, threads = threads.len(), version = env!("CARGO_PKG_VERSION"), "listening");
-    let reload = Arc::new(ReloadStatus::new());
-    let process = Process { gateway, reload, stage, writer };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| StartError::System { what: "a runtime", source })?;
+    let reload = Arc::new(ReloadStatus::default());
+    let process = Process { gateway, reload, stage, signals, writer };
     let loopback = fixed.admin_listen.ip().is_loopback();
-    runtime.block_on(live(path, process, admin_listener, loopback, all_done))
+    let ended = runtime.block_on(live(path, process, admin_listener, loopback, all_done));
+    // Not dropped: that would wait for a blocking call that hangs.
+    runtime.shutdown_background();
+    ended
 }
 
 /// From the first request to the last.
@@ -129,18 +154,15 @@ async fn live(
     let admin_listener = TcpListener::from_std(admin_listener).map_err(system("the admin port"))?;
     let address = admin_listener.local_addr().map_err(system("the admin port"))?;
     tracing::info!(%address, "admin listening");
-    let Process { gateway, reload, stage, writer } = process;
-    let watched = watch_file(path, &gateway, &reload);
+    let Process { gateway, reload, stage, mut signals, writer } = process;
+    let watched = watch_file(path, &gateway, &reload).map_err(system("the watch on the file"))?;
     let admin = Arc::new(Admin { gateway: gateway.clone(), reload, stage: stage.subscribe(), loopback });
     let admin = tokio::spawn(admin::serve(admin, admin_listener));
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("a signal handler"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("a signal handler"))?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(system("a signal handler"))?;
     loop {
         tokio::select! {
-            _ = hangup.recv() => watched.kick(),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = signals.hangup.recv() => watched.kick(),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
         }
     }
     let table = gateway.table.load_full();
@@ -160,21 +182,21 @@ async fn live(
         tracing::warn!(error = error.line(), "the job store was not closed in order");
     }
     tracing::info!("stopped");
-    tokio::task::spawn_blocking(move || writer.join())
-        .await
-        .map_err(|_| StartError::System { what: "the access log's end", source: std::io::ErrorKind::Other.into() })
+    // Nobody may be reading what is written: then the process ends all the same.
+    if timeout(limits::LOG_END, tokio::task::spawn_blocking(move || writer.join())).await.is_err() {
+        tracing::warn!("the access log could not be written to its end");
+    }
+    Ok(())
 }
 
-fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -> reload::ReloadHandle {
-    let seen_by = gateway.clone();
-    let on_reload = move |result: &str, table: &RoutingTable, serving: bool| {
-        if serving {
-            seen_by.metrics.table_applied(table);
-            seen_by.jobs.set_keep(table.jobs.keep);
-        }
-        seen_by.metrics.reloaded(result, serving);
+fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -> std::io::Result<ReloadHandle> {
+    let told = gateway.clone();
+    let on_applied = move |table: &Arc<RoutingTable>| {
+        told.metrics.table_applied(table);
+        told.jobs.set_keep(table.jobs.keep);
     };
-    reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(on_reload))
+    let env = |name: &str| std::env::var(name).ok();
+    reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(env), Box::new(on_applied))
 }
 
 /// Every client connection may need a second one to a backend; what is left serves files and the admin port.

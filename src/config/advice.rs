@@ -23,19 +23,25 @@ const SECTIONS: [&str; 12] = [
     "cors",
 ];
 
-/// Rewrites a message of the TOML parser.
-pub(crate) fn for_syntax(message: &str) -> Mistake {
-    match message {
-        "duplicate key" => Mistake::new("stands in this section a second time", "keep one of the two"),
-        "recursion limit" => Mistake::new("is nested too deep", ""),
-        _ if message.contains("basic string") || message.contains("literal string") => {
-            Mistake::new(format!("is not valid TOML: {message}"), "is a closing quote missing?")
-        }
-        _ if message.starts_with("string values must be quoted") => {
-            Mistake::new("is not valid TOML: text must stand in quotes", "write key = \"text\"")
-        }
-        _ => Mistake::new(format!("is not valid TOML: {message}"), ""),
+/// Rewrites a message of the TOML parser about the text it stopped at.
+pub(crate) fn for_syntax(message: &str, stopped_at: &str) -> Mistake {
+    if message == "duplicate key" {
+        return Mistake::new("stands in this section a second time", "keep one of the two");
     }
+    if message.starts_with("string values must be quoted") {
+        return match stopped_at.trim() {
+            "" => Mistake::new("has no value", "write one behind the =, or put a # in front of the line"),
+            "yes" | "on" | "True" | "TRUE" => Mistake::new(format!("{stopped_at} is not a value"), "write true"),
+            "no" | "off" | "False" | "FALSE" => Mistake::new(format!("{stopped_at} is not a value"), "write false"),
+            other => Mistake::new("text must stand in quotes", format!("write {}", super::values::shown(other))),
+        };
+    }
+    let advice = match message {
+        _ if message.contains("basic string") || message.contains("literal string") => "is a closing quote missing?",
+        _ if message.starts_with("missing comma") => "is a comma missing, or a ] in a line above?",
+        _ => "",
+    };
+    Mistake::new(format!("is not valid TOML: {message}"), advice)
 }
 
 /// Rewrites a message of serde about the entry at `key`.

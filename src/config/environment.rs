@@ -10,13 +10,15 @@ use crate::routing::table::{InputKey, RoutingTable};
 pub fn environment_warnings(table: &RoutingTable) -> Vec<Warning> {
     let mut seen = BTreeSet::new();
     let mut warnings = Vec::new();
-    for (kind, export) in &table.exports {
+    // Overlay's comes first: the others use its look-up when they have none.
+    let (overlay, others): (Vec<_>, Vec<_>) = table.exports.iter().partition(|(kind, _)| kind.as_str() == "overlay");
+    for (kind, export) in overlay.into_iter().chain(others) {
         if let InputKey::Database(lookup) = &export.input_key
             && seen.insert(&lookup.base)
             && !lookup.base.is_dir()
         {
             let message = format!(
-                "the folder {} is missing: no start of this type can be translated, all go to legacy",
+                "the folder {} is missing: no start can be looked up there, all of them go to legacy",
                 lookup.base.display()
             );
             warnings.push(Warning { key: format!("exports.{kind}.input_key.database"), message });

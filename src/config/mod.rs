@@ -77,6 +77,20 @@ pub fn has_end_marker(text: &str) -> bool {
     text.trim_end().lines().next_back().is_some_and(|line| line.trim_end() == "# END")
 }
 
+/// Says what makes a text incomplete: it is empty, or it lacks the last line that the serving file has.
+pub fn incomplete(name: &str, bytes: &[u8], serving_has_end_marker: bool) -> Option<Problem> {
+    let origin = Origin { file: name, text: "" };
+    if bytes.trim_ascii().is_empty() {
+        return Some(origin.whole(Mistake::new("is empty", "is something still writing it?")));
+    }
+    let cut = bytes.len() as u64 > limits::CONFIG_FILE;
+    if serving_has_end_marker && !cut && !has_end_marker(&String::from_utf8_lossy(bytes)) {
+        let advice = "add the line # END; to do without it for good, restart with the file as it is";
+        return Some(origin.whole(Mistake::new("does not end with # END as the serving one does", advice)));
+    }
+    None
+}
+
 /// Returns the first 12 hex digits of the SHA-256 of a file's bytes, by which a configuration is known.
 pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()

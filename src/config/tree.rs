@@ -42,7 +42,8 @@ impl<'t> Tree<'t> {
         let (root, errors) = DeTable::parse_recoverable(origin.text);
         for error in errors.iter().take(limits::CONFIG_PROBLEMS) {
             let span = error.span().unwrap_or(0..0);
-            problems.push(origin.at(span, "", advice::for_syntax(error.message())));
+            let stopped_at = origin.text.get(span.clone()).unwrap_or_default();
+            problems.push(origin.at(span, "", advice::for_syntax(error.message(), stopped_at)));
         }
         Some(Tree { root, unfilled: Vec::new() })
     }

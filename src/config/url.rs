@@ -100,7 +100,7 @@ fn parse_port(port: &str) -> Result<u16, Mistake> {
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     match port.parse::<u16>() {
         Ok(number) if digits && number > 0 => Ok(number),
-        _ => Err(Mistake::new(format!("has a port that is not between 1 and 65535: {port:?}"), "such as :8000")),
+        _ => Err(Mistake::new("has a port that is not between 1 and 65535", "write one such as :8000")),
     }
 }
 

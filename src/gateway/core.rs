@@ -14,6 +14,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::backends::client::Client;
 use crate::gateway::search::Search;
+use crate::gateway::unpolled::Polls;
 use crate::http::body::Budget;
 use crate::http::inbound::Progress;
 use crate::http::tunnel::Tunnels;
@@ -36,6 +37,8 @@ pub struct Gateway {
     pub lookups: Lookups,
     /// Look-ups of jobs that the store does not know.
     pub search: Search,
+    /// When jobs were last asked about.
+    pub polls: Polls,
     /// WebSocket handshakes for unknown jobs that may run at once.
     pub unknown_sockets: Semaphore,
     /// Bytes held for intercepted requests.
@@ -56,6 +59,7 @@ impl Gateway {
             jobs,
             lookups,
             search: Search::new(),
+            polls: Polls::default(),
             unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
             budget: Arc::default(),
             connections: AtomicUsize::new(0),

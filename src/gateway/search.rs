@@ -6,7 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::{StatusCode, header, request};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header, request};
 use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 
@@ -93,26 +94,30 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     fn tell(self, outcome: &Outcome) {
-        let shared = match outcome {
+        let told = match outcome {
             Ok(Found::Nowhere(answer)) => {
-                let answer = for_others(answer);
-                self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
+                let answer = Arc::new(to_share(answer));
+                if answer.body.len() <= limits::NEITHER_ANSWER {
+                    self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
+                }
                 Ok(Found::Nowhere(answer))
             }
             other => other.clone(),
         };
-        self.tell.send_replace(Some(shared));
+        self.tell.send_replace(Some(told));
     }
 }
 
-/// A cookie is for the one who asked: nobody else gets it.
-fn for_others(answer: &Arc<Answer>) -> Arc<Answer> {
-    if !answer.parts.headers.contains_key(header::SET_COOKIE) {
-        return answer.clone();
+/// Makes what others are told of an answer: without the asker's own cookies (all who are anonymous are one user), and
+/// copied, since every field and the body are pieces of a read buffer that they would keep.
+fn to_share(answer: &Answer) -> Answer {
+    let mut parts = Response::new(()).into_parts().0;
+    parts.status = answer.parts.status;
+    for (name, value) in answer.parts.headers.iter().filter(|(name, _)| *name != header::SET_COOKIE) {
+        let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) else { continue };
+        parts.headers.append(name.clone(), copy);
     }
-    let mut others = answer.as_ref().clone();
-    others.parts.headers.remove(header::SET_COOKIE);
-    Arc::new(others)
+    Answer { parts, body: Bytes::copy_from_slice(&answer.body) }
 }
 
 impl Drop for Leader<'_> {

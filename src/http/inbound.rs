@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,24 +22,52 @@ pub enum Phase {
     Head,
     /// Us: a request is being answered.
     Busy,
+    /// The rest of a request body whose answer is over already.
+    Rest,
 }
 
 /// What a connection's task and its socket tell each other. Shared because hyper owns the socket.
 #[derive(Debug)]
 pub struct Progress {
     phase: AtomicU8,
+    /// Request bodies that a backend is still being given.
+    unread: AtomicUsize,
     write_blocked: AtomicBool,
+    /// Whether the client has sent or taken a byte since it was last asked.
+    moved: AtomicBool,
+}
+
+/// A request body that is still being read, for as long as this lives.
+#[derive(Debug)]
+pub struct Unread(Arc<Progress>);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Progress {
     /// Starts idle.
     pub fn new() -> Arc<Progress> {
-        Arc::new(Progress { phase: AtomicU8::new(Phase::Idle as u8), write_blocked: AtomicBool::new(false) })
+        Arc::new(Progress {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            unread: AtomicUsize::new(0),
+            write_blocked: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+        })
+    }
+
+    /// Notes that a request body is being read from now on.
+    pub fn read_body(self: &Arc<Progress>) -> Unread {
+        self.unread.fetch_add(1, Ordering::Relaxed);
+        Unread(self.clone())
     }
 
     /// Returns what the connection is waiting for.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
+            0 | 1 if self.unread.load(Ordering::Relaxed) > 0 => Phase::Rest,
             0 => Phase::Idle,
             1 => Phase::Head,
             _ => Phase::Busy,
@@ -56,9 +84,17 @@ impl Progress {
         self.write_blocked.load(Ordering::Relaxed)
     }
 
+    /// Says whether the client has sent or taken a byte since this was last asked.
+    pub fn take_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::Relaxed)
+    }
+
     fn note_write<T>(&self, result: &Poll<T>) {
         if result.is_pending() != self.is_write_blocked() {
             self.write_blocked.store(result.is_pending(), Ordering::Relaxed);
+        }
+        if result.is_ready() {
+            self.moved.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -114,8 +150,11 @@ impl AsyncRead for Inbound {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
-        if buf.filled().len() > before && self.progress.phase() == Phase::Idle {
-            self.progress.enter(Phase::Head);
+        if buf.filled().len() > before {
+            self.progress.moved.store(true, Ordering::Relaxed);
+            if self.progress.phase() == Phase::Idle {
+                self.progress.enter(Phase::Head);
+            }
         }
         Poll::Ready(Ok(()))
     }

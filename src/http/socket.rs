@@ -1,17 +1,28 @@
 //! One type for every connection, plain or TLS, towards clients and towards backends.
 
+use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-/// Writes up to this many bytes are gathered on the stack and sent by one `send`: cheaper than `writev` for heads.
+/// Writes up to this many bytes are gathered and sent by one `send`: cheaper than `writev` for a head and a short body.
 const GATHERED: usize = 4096;
+
+/// A silent peer is asked after a minute, four times: a WebSocket whose client lost its network ends within two.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+
+thread_local! {
+    static GATHER: RefCell<[u8; GATHERED]> = const { RefCell::new([0; GATHERED]) };
+}
 
 /// A TCP stream that a pool can look at while a connection task owns it.
 #[derive(Debug)]
@@ -34,10 +45,11 @@ impl Peek {
 }
 
 impl Tcp {
-    /// Takes a connected stream; small writes go out at once.
+    /// Takes a connected stream; small writes go out at once, and a peer that has vanished is noticed.
     pub fn new(stream: TcpStream) -> Tcp {
         // It fails only on a connection that is gone already, which the first read will tell.
         let _ = stream.set_nodelay(true);
+        let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         Tcp(Arc::new(stream))
     }
 
@@ -105,16 +117,20 @@ impl AsyncWrite for Tcp {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
-        if len > GATHERED || bufs.len() == 1 {
+        if let [only] = bufs {
+            return self.poll_write_with(cx, len, || self.0.try_write(only));
+        }
+        if len > GATHERED {
             return self.poll_write_with(cx, len, || self.0.try_write_vectored(bufs));
         }
-        let mut gathered = [0; GATHERED];
-        let mut end = 0;
-        for buf in bufs {
-            gathered[end..end + buf.len()].copy_from_slice(buf);
-            end += buf.len();
-        }
-        self.poll_write_with(cx, len, || self.0.try_write(&gathered[..end]))
+        GATHER.with_borrow_mut(|gathered| {
+            let mut end = 0;
+            for buf in bufs {
+                gathered[end..end + buf.len()].copy_from_slice(buf);
+                end += buf.len();
+            }
+            self.poll_write_with(cx, len, || self.0.try_write(&gathered[..end]))
+        })
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -216,7 +216,7 @@ impl Handle {
         if let Some(index) = statement.parameter_index(":user_id").map_err(sqlite)? {
             statement.raw_bind_parameter(index, ask.user.as_str()).map_err(sqlite)?;
         }
-        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.raw_query();
         let row = rows.next().map_err(sqlite)?.ok_or(LookupError::Missing)?;
         Ok(fill(&ask.lookup.key, |name| filling(row, &columns, name))?)

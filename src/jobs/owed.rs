@@ -1,12 +1,15 @@
 //! Owners that could not be written: tried again until they are, by one task at a time.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::join_all;
 
 use super::cache::Cache;
 use super::record::Job;
 use super::store::Store;
 use crate::limits;
+use crate::names::JobId;
 
 /// The list of what is owed to the store, at most [`limits::OWED_JOBS`].
 #[derive(Debug, Default)]
@@ -53,9 +56,10 @@ impl Owed {
         });
     }
 
-    /// Writes as much as the store takes now.
+    /// Writes as much as the store takes within [`limits::STORE_WAIT`], and names what is left.
     pub(super) async fn settle(&self, store: &Store, cache: &Cache) {
-        settle(&self.0, store, cache).await;
+        // Late or not, what is left is in the list.
+        let _ = tokio::time::timeout(limits::STORE_WAIT, settle(&self.0, store, cache)).await;
         for (job, _) in &lock(&self.0).jobs {
             tracing::error!(job = %job.id, backend = %job.backend, "an owner is not stored");
         }
@@ -83,22 +87,37 @@ impl Drop for AtWork {
     }
 }
 
+/// Writes a batch after the other until the list is empty or a write fails.
 async fn settle(list: &Mutex<List>, store: &Store, cache: &Cache) {
     loop {
-        // It stays in the list while it is written: a task that is cut off loses nothing, and a write can be repeated.
-        let Some((job, key)) = lock(list).jobs.front().cloned() else { return };
-        // It may have ended since; a job that somebody else's record has replaced is not ours to write.
-        let job = cache.get(&job.id).filter(|held| held.user == job.user).unwrap_or(job);
-        let id = job.id.clone();
-        if let Err(error) = store.put_job(job, key.as_deref()).await {
-            tracing::debug!(job = %id, error = error.line(), "an owner is still not stored");
+        // They stay in the list while they are written: a task that is cut off loses nothing, and a write can be repeated.
+        let batch: Vec<_> = lock(list).jobs.iter().take(limits::STORE_BATCH).cloned().collect();
+        if batch.is_empty() {
             return;
         }
-        let mut list = lock(list);
-        if list.jobs.front().is_some_and(|(job, _)| job.id == id) {
-            list.jobs.pop_front();
+        let writes = batch.iter().map(|(job, key)| write(job, key.as_deref(), store, cache));
+        let stored: HashSet<JobId> = join_all(writes).await.into_iter().flatten().collect();
+        lock(list).jobs.retain(|(job, _)| !stored.contains(&job.id));
+        if stored.len() < batch.len() {
+            return;
         }
-        tracing::info!(job = %id, "a late owner is stored");
+    }
+}
+
+/// Writes one owner; returns its id when it is stored.
+async fn write(job: &Job, key: Option<&str>, store: &Store, cache: &Cache) -> Option<JobId> {
+    // It may have ended since; a job that somebody else's record has replaced is not ours to write.
+    let job = cache.get(&job.id).filter(|held| held.user == job.user).unwrap_or_else(|| job.clone());
+    let id = job.id.clone();
+    match store.put_job(job, key).await {
+        Ok(()) => {
+            tracing::info!(job = %id, "a late owner is stored");
+            Some(id)
+        }
+        Err(error) => {
+            tracing::debug!(job = %id, error = error.line(), "an owner is still not stored");
+            None
+        }
     }
 }
 

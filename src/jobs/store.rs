@@ -56,6 +56,9 @@ pub enum Cause {
     /// The file was removed or replaced while it was in use.
     #[error("{} was removed or replaced while it was in use", .0.display())]
     Replaced(PathBuf),
+    /// The file was damaged so often that the disk is to blame: somebody has to look.
+    #[error("{} is damaged again, and as many damaged files as are kept lie beside it", .0.display())]
+    DamagedAgain(PathBuf),
     /// The first attempt to open the store is not over yet.
     #[error("the store is not open yet")]
     Opening,

@@ -44,6 +44,17 @@ pub struct RoutingTable {
     pub cors: Option<Cors>,
 }
 
+impl RoutingTable {
+    /// Sums up who is moved in one line: `overlay 25 %, framing 0 %`, or that nobody is.
+    pub fn shares(&self) -> String {
+        if !self.rollout.workers {
+            return "none, rollout.workers is false".to_owned();
+        }
+        let shares = self.exports.iter().map(|(kind, export)| format!("{kind} {} %", export.share.percent()));
+        shares.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Keys that a reload cannot apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {

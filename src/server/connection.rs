@@ -13,11 +13,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::gateway::core::{Core, Peer, Seat};
 use crate::http::inbound::{Inbound, Phase, Progress};
 use crate::http::socket::{Socket, Tcp};
+use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
 use crate::server::stack::{self, InFlight};
@@ -28,7 +29,7 @@ enum End {
     Done,
     /// A request head did not arrive in time.
     HeadTimeout,
-    /// No request, or no reader, for too long.
+    /// No request, no reader, or no more of a body, for too long.
     Idle,
 }
 
@@ -59,6 +60,8 @@ pub async fn serve(
     let mut draining = pin!(async move {
         // An error means that the sender is gone: the process is ending.
         let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
+        // Hyper closes a connection that has said nothing yet: its first request may be on its way.
+        sleep(limits::DRAIN_GRACE).await;
     });
     let mut is_draining = false;
     let end = poll_fn(|cx| {
@@ -114,6 +117,7 @@ struct Patience {
     header: Duration,
     idle: Duration,
     write: Duration,
+    body: Duration,
     /// What the connection was waiting for when it was last looked at, and since when.
     waiting: (Waiting, Instant),
     next: Instant,
@@ -121,23 +125,24 @@ struct Patience {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
+    First,
     Request,
     Head,
     Reader,
+    Body,
     Us,
 }
 
 impl Patience {
     fn new(table: &RoutingTable) -> Patience {
         let now = Instant::now();
-        // A client that says nothing at all is given as long for its first request as for its head.
-        let next = now + table.server.header_timeout.min(table.server.idle_timeout);
         Patience {
             header: table.server.header_timeout,
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
-            waiting: (Waiting::Request, now),
-            next,
+            body: table.limits.body_idle,
+            waiting: (Waiting::First, now),
+            next: now,
         }
     }
 
@@ -145,17 +150,28 @@ impl Patience {
     fn look(&mut self, progress: &Progress, now: Instant) -> Option<End> {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
+            Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
             Phase::Idle => Waiting::Request,
             Phase::Head => Waiting::Head,
+            Phase::Rest => Waiting::Body,
             Phase::Busy => Waiting::Us,
         };
-        if waiting != self.waiting.0 || waiting == Waiting::Us {
+        let goes_on = match waiting {
+            Waiting::Us => true,
+            // However slow: as long as bytes move, nobody is cut off.
+            Waiting::Reader | Waiting::Body => progress.take_moved(),
+            Waiting::First | Waiting::Request | Waiting::Head => false,
+        };
+        if waiting != self.waiting.0 || goes_on {
             self.waiting = (waiting, now);
         }
         let limit = match waiting {
+            // A client that says nothing at all is given no longer than one that says half of it.
+            Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
             Waiting::Head => self.header,
             Waiting::Reader => self.write,
+            Waiting::Body => self.body,
         };
         self.next = self.waiting.1 + limit;
         if now < self.next {
@@ -163,7 +179,7 @@ impl Patience {
         }
         match waiting {
             Waiting::Head => Some(End::HeadTimeout),
-            Waiting::Request | Waiting::Reader => Some(End::Idle),
+            Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,
         }
     }

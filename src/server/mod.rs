@@ -19,6 +19,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use crate::backends::client::Client;
 use crate::backends::dial::Dialer;
 use crate::gateway::core::{Core, Gateway, Seat};
+use crate::gateway::unpolled;
 use crate::limits;
 use crate::server::stack::InFlight;
 use crate::telemetry::access_log::AccessLog;
@@ -66,7 +67,7 @@ pub fn start(
     for (number, listener) in listeners.into_iter().enumerate() {
         let (serving, done) = (serving.clone(), done.clone());
         let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            run_thread(&serving, listener);
+            run_thread(&serving, listener, number == 0);
             drop((serving, done));
         })?;
         threads.push(thread);
@@ -74,7 +75,7 @@ pub fn start(
     Ok(threads)
 }
 
-fn run_thread(serving: &Serving, listener: TcpListener) {
+fn run_thread(serving: &Serving, listener: TcpListener, is_first: bool) {
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -82,10 +83,12 @@ fn run_thread(serving: &Serving, listener: TcpListener) {
             return;
         }
     };
-    runtime.block_on(serve(serving, listener));
+    runtime.block_on(serve(serving, listener, is_first));
+    // Not dropped: that would wait for a name's look-up that hangs.
+    runtime.shutdown_background();
 }
 
-async fn serve(serving: &Serving, listener: TcpListener) {
+async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -100,6 +103,7 @@ async fn serve(serving: &Serving, listener: TcpListener) {
     };
     let core = Rc::new(Core::new(serving.gateway.clone(), Client::new(serving.dialer.clone()), recorder));
     let keeper = spawn_local(keep(core.clone()));
+    let watcher = is_first.then(|| spawn_local(unpolled::watch(core.clone())));
     let mut stage = serving.stage.clone();
     tokio::select! {
         () = accept(serving, &core, &listener) => {}
@@ -113,6 +117,9 @@ async fn serve(serving: &Serving, listener: TcpListener) {
         _ = stage.wait_for(|stage| *stage >= Stage::Cut) => {}
     }
     keeper.abort();
+    if let Some(watcher) = watcher {
+        watcher.abort();
+    }
     core.recorder.lines.flush();
 }
 

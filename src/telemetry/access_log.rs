@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::limits;
 
@@ -56,7 +57,7 @@ impl AccessLog {
 
     /// Opens a thread's buffer.
     pub fn lines(&self) -> Lines {
-        Lines { log: self.clone(), buffer: RefCell::default(), lines: Cell::new(0) }
+        Lines { log: self.clone(), buffer: RefCell::default(), lines: Cell::new(0), second: Cell::default() }
     }
 }
 
@@ -73,12 +74,35 @@ pub struct Lines {
     log: AccessLog,
     buffer: RefCell<Vec<u8>>,
     lines: Cell<u64>,
+    /// The second written last, since the Unix epoch, and how it reads: up to and with the decimal point.
+    second: Cell<(u64, [u8; 20])>,
 }
 
 impl Lines {
     /// Returns how lines are to be written.
     pub fn format(&self) -> Format {
         self.log.format
+    }
+
+    /// Appends the time, RFC 3339 in UTC with milliseconds; a calendar date is worked out once a second.
+    pub fn push_time(&self, buffer: &mut Vec<u8>) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (mut second, mut text) = self.second.get();
+        if second != since.as_secs() || second == 0 {
+            second = since.as_secs();
+            let whole = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(second)).to_string();
+            text = *b"0000-00-00T00:00:00.";
+            if let (Some(place), Some(known)) = (text.get_mut(..19), whole.as_bytes().get(..19)) {
+                place.copy_from_slice(known);
+            }
+            self.second.set((second, text));
+        }
+        buffer.extend_from_slice(&text);
+        let millis = since.subsec_millis();
+        for digit in [millis / 100, millis / 10 % 10, millis % 10] {
+            buffer.push(b'0' + digit as u8);
+        }
+        buffer.push(b'Z');
     }
 
     /// Adds one line; `write` appends it to the buffer with its newline.

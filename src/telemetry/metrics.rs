@@ -133,9 +133,10 @@ impl Metrics {
         self.circuit_state.with_label_values(&[BackendName::Workers.as_str()]).set(0);
     }
 
-    /// Counts a reload; `result` is a word of the reloader's, `serving` says whether the file as it stands is served.
-    pub fn reloaded(&self, result: &str, serving: bool) {
-        self.reloads.with_label_values(&[result]).inc();
+    /// Takes over how often reloads came to `result`, and whether the file as it stands now is being served.
+    pub fn reloads(&self, result: &str, count: u64, serving: bool) {
+        let counter = self.reloads.with_label_values(&[result]);
+        counter.inc_by(count.saturating_sub(counter.get()));
         self.last_reload_successful.set(i64::from(serving));
     }
 

@@ -3,12 +3,11 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri};
 
 use crate::names::{BackendName, ExportType, JobId, UserId};
 use crate::telemetry::access_log::{Format, Lines, push_json};
@@ -66,7 +65,7 @@ pub struct Record {
     began: Instant,
     method: Method,
     uri: Uri,
-    client: IpAddr,
+    client: HeaderValue,
     /// `X-Request-Id`, as backends and the client see it.
     pub request_id: Rc<str>,
     /// What kind of request it is.
@@ -103,7 +102,7 @@ pub struct Record {
 
 impl Record {
     /// Begins the record of a request.
-    pub fn begin(recorder: Rc<Recorder>, method: Method, uri: Uri, client: IpAddr, request_id: Rc<str>) -> Record {
+    pub fn begin(recorder: Rc<Recorder>, method: Method, uri: Uri, client: HeaderValue, request_id: Rc<str>) -> Record {
         Record {
             recorder,
             began: Instant::now(),
@@ -129,6 +128,11 @@ impl Record {
         }
     }
 
+    /// Says whether the answer's body stays behind.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
     /// Returns the process's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.recorder.metrics
@@ -136,54 +140,48 @@ impl Record {
 
     fn json(&self, buffer: &mut Vec<u8>, took: Duration, status: u16) {
         buffer.extend_from_slice(b"{\"time\":\"");
-        let _ = write!(buffer, "{}", humantime::format_rfc3339_millis(SystemTime::now()));
+        self.recorder.lines.push_time(buffer);
         buffer.extend_from_slice(b"\",\"request_id\":");
         push_json(buffer, &self.request_id);
-        let _ = write!(buffer, ",\"client\":\"{}\",\"method\":", self.client);
+        buffer.extend_from_slice(b",\"client\":\"");
+        buffer.extend_from_slice(self.client.as_bytes());
+        buffer.extend_from_slice(b"\",\"method\":");
         push_json(buffer, self.method.as_str());
         buffer.extend_from_slice(b",\"path\":");
         push_json(buffer, self.uri.path());
-        let _ = write!(buffer, ",\"route\":\"{}\",\"status\":{status}", self.route.as_str());
-        for (name, word) in [
-            ("backend", self.backend.map(BackendName::as_str)),
-            ("decision", self.decision.map(BackendName::as_str)),
-            ("reason", self.reason),
-            ("outcome", self.outcome),
-            ("fallback", self.fallback),
-            ("code", self.code),
-        ] {
-            if let Some(word) = word {
-                let _ = write!(buffer, ",\"{name}\":\"{word}\"");
-            }
-        }
-        for (name, text) in [
-            ("export_type", self.export.as_ref().map(ExportType::as_str)),
-            ("job_id", self.job.as_ref().map(JobId::as_str)),
-            ("user", self.user.as_ref().map(UserId::as_str)),
-            ("error", self.error.as_deref()),
-        ] {
-            if let Some(text) = text {
-                let _ = write!(buffer, ",\"{name}\":");
-                push_json(buffer, text);
-            }
-        }
+        push_word(buffer, "route", Some(self.route.as_str()));
+        push_number(buffer, "status", u64::from(status));
+        push_word(buffer, "backend", self.backend.map(BackendName::as_str));
+        push_word(buffer, "decision", self.decision.map(BackendName::as_str));
+        push_word(buffer, "reason", self.reason);
+        push_word(buffer, "outcome", self.outcome);
+        push_word(buffer, "fallback", self.fallback);
+        push_word(buffer, "code", self.code);
+        push_text(buffer, "export_type", self.export.as_ref().map(ExportType::as_str));
+        push_text(buffer, "job_id", self.job.as_ref().map(JobId::as_str));
+        push_text(buffer, "user", self.user.as_ref().map(UserId::as_str));
+        push_text(buffer, "error", self.error.as_deref());
         if let Some(bucket) = self.bucket {
-            let _ = write!(buffer, ",\"bucket\":{bucket}");
+            push_number(buffer, "bucket", u64::from(bucket));
         }
         if !self.complete && self.status.is_some() {
             buffer.extend_from_slice(b",\"cut\":true");
         }
-        let _ = writeln!(buffer, ",\"bytes\":{},\"duration_seconds\":{:.6}}}", self.bytes_out, took.as_secs_f64());
+        push_number(buffer, "bytes", self.bytes_out);
+        buffer.extend_from_slice(b",\"duration_seconds\":");
+        push_seconds(buffer, took);
+        buffer.extend_from_slice(b"}\n");
     }
 
     fn pretty(&self, buffer: &mut Vec<u8>, took: Duration, status: u16) {
         let mut path = String::new();
         // Escaped: a path may hold anything that a terminal would act on.
         let _ = write!(path, "{}", self.uri.path().escape_debug());
-        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let clock = time.get(11..23).unwrap_or(&time);
+        let mut time = Vec::new();
+        self.recorder.lines.push_time(&mut time);
+        buffer.extend_from_slice(time.get(11..23).unwrap_or(&time));
         let backend = self.backend.map_or("-", BackendName::as_str);
-        let _ = write!(buffer, "{clock} {status} {:>9.1?} {backend:<7} {:<4} {path}", took, self.method.as_str());
+        let _ = write!(buffer, " {status} {:>9.1?} {backend:<7} {:<4} {path}", took, self.method.as_str());
         for (name, word) in [
             ("reason", self.reason),
             ("outcome", self.outcome),
@@ -200,6 +198,45 @@ impl Record {
     }
 }
 
+/// Adds a field whose value is one of our own words.
+fn push_word(buffer: &mut Vec<u8>, name: &str, word: Option<&str>) {
+    let Some(word) = word else { return };
+    push_name(buffer, name);
+    buffer.push(b'"');
+    buffer.extend_from_slice(word.as_bytes());
+    buffer.push(b'"');
+}
+
+/// Adds a field whose value came from outside.
+fn push_text(buffer: &mut Vec<u8>, name: &str, text: Option<&str>) {
+    let Some(text) = text else { return };
+    push_name(buffer, name);
+    push_json(buffer, text);
+}
+
+fn push_number(buffer: &mut Vec<u8>, name: &str, number: u64) {
+    push_name(buffer, name);
+    buffer.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn push_name(buffer: &mut Vec<u8>, name: &str) {
+    buffer.extend_from_slice(b",\"");
+    buffer.extend_from_slice(name.as_bytes());
+    buffer.extend_from_slice(b"\":");
+}
+
+/// Writes seconds with six decimals. Formatting an `f64` would cost as much as the rest of the line.
+fn push_seconds(buffer: &mut Vec<u8>, took: Duration) {
+    buffer.extend_from_slice(itoa::Buffer::new().format(took.as_secs()).as_bytes());
+    let mut micros = took.subsec_micros();
+    let mut digits = *b".000000";
+    for digit in digits[1..].iter_mut().rev() {
+        *digit = b'0' + (micros % 10) as u8;
+        micros /= 10;
+    }
+    buffer.extend_from_slice(&digits);
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         let took = self.began.elapsed();
@@ -210,5 +247,21 @@ impl Drop for Record {
             Format::Pretty => self.pretty(buffer, took, status),
         });
         recorder.requests.count(&recorder.metrics, (self.route, self.backend, status), took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_have_six_decimals() {
+        for (nanos, text) in
+            [(0, "0.000000"), (1_000, "0.000001"), (1_234_567_891, "1.234567"), (90_000_000_000, "90.000000")]
+        {
+            let mut buffer = Vec::new();
+            push_seconds(&mut buffer, Duration::from_nanos(nanos));
+            assert_eq!(String::from_utf8_lossy(&buffer), text);
+        }
     }
 }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Valu
 use super::writer::{beside, file_cause};
 use super::{rows, schema};
 use crate::jobs::store::Cause;
+use crate::limits;
 
 /// Finishes an exchange that a crash interrupted, or throws a half-made copy away.
 pub(super) fn complete(store: &Path) -> Result<(), Cause> {
@@ -29,6 +30,9 @@ pub(super) fn complete(store: &Path) -> Result<(), Cause> {
 
 /// Copies what can be read into a fresh file, moves the damaged one to `….damaged-<ms>` and puts the fresh in its place.
 pub(super) fn set_aside(store: &Path, now_ms: u64) -> Result<(), Cause> {
+    if count_set_aside(store) >= limits::DAMAGED_KEPT {
+        return Err(Cause::DamagedAgain(store.to_owned()));
+    }
     let fresh = beside(store, ".rescue");
     remove_all(&fresh)?;
     let kept = {
@@ -58,6 +62,8 @@ pub(super) fn set_aside(store: &Path, now_ms: u64) -> Result<(), Cause> {
 /// Copies readable rows; a source that cannot even be opened yields none.
 fn copy(store: &Path, target: &Connection) -> Result<(usize, usize), Cause> {
     let Ok(source) = schema::open_for_reading(store) else { return Ok((0, 0)) };
+    // Lets SQLite read a file that is shorter than its header says; nothing is written to it.
+    source.execute_batch("PRAGMA writable_schema = ON")?;
     target.execute_batch("BEGIN IMMEDIATE")?;
     let jobs = copy_table(&source, target, "jobs", rows::JOB_COLUMNS, |row| {
         rows::valid(rows::read_job(row)).map(|job| job.is_some())
@@ -130,6 +136,17 @@ fn next_readable(source: &Connection, table: &str, last: i64) -> Option<i64> {
         if read(middle).is_ok() { good = middle } else { bad = middle }
     }
     read(good).ok().flatten()
+}
+
+/// Counts damaged files of before, each with its log as one.
+fn count_set_aside(store: &Path) -> usize {
+    let Some(prefix) = beside(store, ".damaged-").file_name().map(|name| name.to_string_lossy().into_owned()) else {
+        return 0;
+    };
+    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with(&prefix) && !name.ends_with("-wal")).count()
 }
 
 fn exists(path: &Path) -> Result<bool, Cause> {

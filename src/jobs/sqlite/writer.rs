@@ -254,15 +254,14 @@ fn commit(conn: &Connection, batch: &[Write]) -> Result<Vec<rusqlite::Result<Eff
     run(conn, "BEGIN IMMEDIATE").map_err(not_written)?;
     let mut results = Vec::with_capacity(batch.len());
     for write in batch {
-        let result = apply(conn, &write.op);
-        if let Err(error) = result.as_ref()
-            && (conn.is_autocommit() || !is_own_fault(error))
-        {
-            // Some errors have rolled back already; then this fails and changes nothing.
-            let _ = run(conn, "ROLLBACK");
-            return Err(not_written(result.err().expect("checked above")));
+        match apply(conn, &write.op) {
+            Err(error) if conn.is_autocommit() || !is_own_fault(&error) => {
+                // Some errors have rolled back already; then this fails and changes nothing.
+                let _ = run(conn, "ROLLBACK");
+                return Err(not_written(error));
+            }
+            result => results.push(result),
         }
-        results.push(result);
     }
     match run(conn, "COMMIT") {
         Ok(()) => Ok(results),

@@ -6,6 +6,7 @@
     reason = "one test binary; a failed unwrap here is a failed test"
 )]
 
+pub mod backend;
 pub mod client;
 pub mod gateway;
 pub mod parts;

@@ -1,27 +1,27 @@
 //! A start of an export: decide, send, judge, and at most once fall back.
 //!
-//! What may be done after what is not decided here but in [`crate::exports::step`]; this file does it, in the order
+//! What may be done after what is not decided here but in [`crate::exports::step`]; this folder does it, in the order
 //! that makes it safe: the intent is durable before a byte leaves, the owner before the client hears of the job.
+
+mod legacy;
+mod workers;
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, header, request};
+use http::{Request, request};
 use hyper::body::Incoming;
 
-use crate::exports::outcome::{self, LegacyOutcome, NotSent, Outcome, Rules};
-use crate::exports::step::{self, Fallback, LegacyStep, Policy, StartRefusal, Step};
+use crate::exports::outcome::Outcome;
+use crate::exports::step::{self, Policy, StartRefusal, Step};
 use crate::exports::translate;
-use crate::exports::{answer, websocket_url};
-use crate::gateway::attempt::{self, Answer, Seen, answer_bound};
 use crate::gateway::call::Call;
 use crate::gateway::core::Core;
 use crate::gateway::input_key;
 use crate::gateway::pass::chain;
-use crate::gateway::reply::{Origin, Reply};
-use crate::http::body::{Bound, ReadError, Reservation, Upload, read_whole};
-use crate::http::headers::{self, IDEMPOTENCY_KEY};
+use crate::gateway::reply::Reply;
+use crate::http::body::{Bound, ReadError, Reservation, read_whole};
 use crate::http::refusal::Refusal;
 use crate::jobs::input_key::LookupError;
 use crate::jobs::record::{Intent, IntentState, Job, JobState};
@@ -128,139 +128,6 @@ async fn input_key(
 }
 
 impl Start<'_> {
-    /// `body` is the translated start; `None` if its `input_key` could not be looked up.
-    async fn on_workers(mut self, user: &UserId, body: Option<Bytes>, record: &mut Record) -> Result<Reply, Refusal> {
-        record.backend = Some(BackendName::Workers);
-        let mut recorded = false;
-        let seen = match body {
-            None => Seen::not_sent(NotSent::LookupFailed),
-            Some(body) => match self.begin(BackendName::Workers, Some(user.clone())).await {
-                Err(error) => {
-                    note_store(record, &error, "intent not recorded");
-                    Seen::not_sent(NotSent::StoreUnavailable)
-                }
-                Ok(()) => {
-                    recorded = true;
-                    self.send_to_workers(user, body).await?
-                }
-            },
-        };
-        seen.note(record);
-        let workers = &self.table.workers;
-        let rules = Rules { declined: &workers.declined, credential: false };
-        let outcome = outcome::judge_workers(seen.attempt(), rules);
-        record.outcome = Some(outcome.as_str());
-        let policy = Policy { fallback: workers.fallback, idempotent: false, keyed: false };
-        match step::next(outcome, policy) {
-            Step::Complete(job) => self.complete(seen, job, user, record).await,
-            Step::PassAnswer(job) => {
-                self.close_with(job.as_ref(), BackendName::Workers, Some(user.clone()), JobState::Error, record)
-                    .await?;
-                self.count(record, "rejected");
-                Ok(self.workers_reply(seen, None))
-            }
-            Step::FallBack(fallback) => self.fall_back(fallback, recorded, user, record).await,
-            Step::AskAgain(_) => Err(Refusal::Internal),
-            Step::Refuse(refusal) => Err(self.refuse(refusal, record).await),
-        }
-    }
-
-    /// The owner first, then the answer.
-    async fn complete(self, seen: Seen, job: JobId, user: &UserId, record: &mut Record) -> Result<Reply, Refusal> {
-        record.job = Some(job.clone());
-        let owned = Some(&job);
-        self.close_with(owned, BackendName::Workers, Some(user.clone()), JobState::Open, record).await?;
-        self.count(record, "accepted");
-        let url = websocket_url::websocket_url(&self.table.workers.websocket_base, &job);
-        Ok(self.workers_reply(seen, Some(&url)))
-    }
-
-    async fn fall_back(
-        self,
-        fallback: Fallback,
-        recorded: bool,
-        user: &UserId,
-        record: &mut Record,
-    ) -> Result<Reply, Refusal> {
-        let cause = fallback.cause();
-        record.fallback = Some(cause);
-        record.metrics().fallbacks.with_label_values(&[self.export.as_str(), cause]).inc();
-        tracing::warn!(request_id = %record.request_id, cause, export_type = %self.export, "start falls back to legacy");
-        record.backend = Some(BackendName::Legacy);
-        let moved = if recorded {
-            self.core.gateway.jobs.redirect(&self.key, self.deadline_ms()).await
-        } else {
-            self.begin(BackendName::Legacy, Some(user.clone())).await
-        };
-        if let Err(error) = moved {
-            // An unkeyed start goes on unrecorded; an intent that still says workers is never acted on by itself.
-            note_store(record, &error, "fallback not recorded");
-        }
-        self.send_to_legacy(record).await
-    }
-
-    async fn on_legacy(self, record: &mut Record) -> Result<Reply, Refusal> {
-        record.backend = Some(BackendName::Legacy);
-        if let Err(error) = self.begin(BackendName::Legacy, self.call.user().cloned()).await {
-            note_store(record, &error, "start on legacy not recorded");
-        }
-        self.send_to_legacy(record).await
-    }
-
-    async fn send_to_legacy(mut self, record: &mut Record) -> Result<Reply, Refusal> {
-        let legacy = &self.table.legacy;
-        let mut parts = self.parts.clone();
-        self.call.address_to_legacy(&mut parts, self.table)?;
-        // The whole body is here: it goes with its length, and nobody waits for a 100.
-        parts.headers.remove(header::TRANSFER_ENCODING);
-        parts.headers.remove(header::EXPECT);
-        parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-        let request = Request::from_parts(parts, Upload::full(self.body.clone()));
-        let seen = attempt::make(
-            self.core,
-            BackendName::Legacy,
-            legacy,
-            request,
-            legacy.start_timeout,
-            answer_bound(self.table),
-            &mut self.held,
-        )
-        .await;
-        seen.note(record);
-        let outcome = outcome::judge_legacy(seen.attempt());
-        record.outcome = Some(outcome.as_str());
-        self.count(record, outcome.as_str());
-        let unknown = matches!(outcome, LegacyOutcome::Failed);
-        match step::next_on_legacy(outcome) {
-            LegacyStep::PassAnswer(job) => {
-                record.job.clone_from(&job);
-                if unknown {
-                    self.mark_unknown().await;
-                } else {
-                    let user = self.call.user().cloned();
-                    // The job runs and legacy will be asked for it anyway: its answer stands.
-                    let _ = self.close_with(job.as_ref(), BackendName::Legacy, user, JobState::Open, record).await;
-                }
-                Ok(self.legacy_reply(seen))
-            }
-            LegacyStep::Refuse(refusal) => Err(self.refuse_on_legacy(refusal).await),
-        }
-    }
-
-    async fn send_to_workers(&mut self, user: &UserId, body: Bytes) -> Result<Seen, Refusal> {
-        let backend = &self.table.workers.backend;
-        let mut headers = self.call.head_for_workers(&self.parts.headers, Some(user), self.table)?;
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-        let key = header::HeaderValue::from_str(&self.key).map_err(|_| Refusal::Internal)?;
-        headers.insert(IDEMPOTENCY_KEY, key);
-        let request = attempt::post(&backend.url, &format!("/api/export/{}/start", self.export), headers, body)?;
-        let name = BackendName::Workers;
-        let (limit, bound) = (backend.start_timeout, answer_bound(self.table));
-        Ok(attempt::make(self.core, name, backend, request, limit, bound, &mut self.held).await)
-    }
-
     async fn begin(&self, backend: BackendName, user: Option<UserId>) -> Result<(), StoreError> {
         let intent = Intent {
             key: Box::from(&*self.key),
@@ -343,38 +210,14 @@ impl Start<'_> {
         let labels = [self.export.as_str(), backend, record.reason.unwrap_or("none"), outcome];
         record.metrics().starts.with_label_values(&labels).inc();
     }
-
-    /// Workers' answer, as much of it as clients get, completed with `websocket_url` if there is one.
-    fn workers_reply(self, seen: Seen, url: Option<&str>) -> Reply {
-        let Seen::Answered(Answer { parts, body }) = seen else {
-            return Reply::own(http::StatusCode::BAD_GATEWAY, "", Bytes::new());
-        };
-        let body = match url {
-            Some(url) => Bytes::from(answer::complete(&body, url)),
-            None => body,
-        };
-        let mut reply = attempt::reply_from_workers(&parts, body);
-        reply.held = Some(self.held);
-        reply
-    }
-
-    /// Legacy's answer, unchanged.
-    fn legacy_reply(self, seen: Seen) -> Reply {
-        let Seen::Answered(Answer { mut parts, body }) = seen else {
-            return Reply::own(http::StatusCode::BAD_GATEWAY, "", Bytes::new());
-        };
-        headers::strip_answer(&mut parts.headers, false);
-        let mut reply = Reply::own(parts.status, "", body);
-        reply.head.extensions = parts.extensions;
-        reply.head.headers = parts.headers;
-        reply.origin = Origin::Legacy;
-        reply.held = Some(self.held);
-        reply
-    }
 }
 
+/// A part of the budget is left to answers: clients that fill the rest with bodies must not make the gateway throw
+/// away the answer to a start that has been paid for.
 fn start_bound(table: &RoutingTable) -> Bound {
-    Bound { bytes: table.limits.start_body, buffered: table.limits.buffered, idle: table.limits.body_idle }
+    let limits = &table.limits;
+    let for_answers = limits.answer_body.max(limits.buffered / 4);
+    Bound { bytes: limits.start_body, buffered: limits.buffered.saturating_sub(for_answers), idle: limits.body_idle }
 }
 
 fn refuse_body(error: ReadError) -> Refusal {
