@@ -284,31 +284,35 @@ fn legacy_keeps_the_query_and_workers_do_not_get_it() {
 fn all_bodies_together_have_a_limit() {
     let set = parts::shared();
     let gateway = Gateway::with(set, |table| {
-        for (key, size) in [("start_body", "100KiB"), ("answer_body", "1KiB"), ("buffered", "101KiB")] {
+        for (key, size) in [("start_body", "100KiB"), ("answer_body", "1KiB"), ("buffered", "140KiB")] {
             set_key(table, &format!("limits.{key}"), size);
         }
-        // One thread reads a body and counts it in one go, so that an empty socket means that it is counted.
         set_key(table, "server.threads", 1);
     });
     let user = set.user();
-    let mut slow = Connection::open(gateway.addr());
     let bytes = start_of("overlay", &padded(99 * 1024)).user(&user).bytes("gateway");
     let (most, last) = bytes.split_at(bytes.len() - 1);
-    slow.send(most);
-    let (client, server) = (slow.wire.stream.local_addr().unwrap(), gateway.addr());
-    // None wait to be sent, then none wait to be read: in this order it means that all have arrived.
-    eventually("the slow one's bytes in the gateway", || {
-        (queues(client, server)?.0 == 0 && queues(server, client)?.1 == 0).then_some(())
-    });
+    // Three quarters of the limit are for starts. One of a project without a video is too large beside the slow one, once all of that has been read.
     let probe = start_of("overlay", &padded(9 * 1024).replace("12", "13")).user(&user);
-    let refused = client::send(gateway.addr(), &probe);
+    let refused = eventually("no room beside a slow start", || {
+        let mut slow = Connection::open(gateway.addr());
+        slow.send(most);
+        let (client, server) = (slow.wire.stream.local_addr().unwrap(), gateway.addr());
+        eventually("the slow one's bytes in the gateway", || {
+            (queues(client, server)?.0 == 0 && queues(server, client)?.1 == 0).then_some(())
+        });
+        let refused = client::send(gateway.addr(), &probe);
+        if refused.status == 400 {
+            return None; // It came first, and the slow one was or will be refused.
+        }
+        slow.send(last);
+        let answer = slow.read("POST").unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        Some(refused)
+    });
     assert_own(&refused, 503, "overloaded");
     assert!(refused.header("retry-after").is_some());
-    slow.send(last);
-    let answer = slow.read("POST").unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let later = client::send(gateway.addr(), &probe);
-    assert_eq!(later.status, 400, "what was held is given back: {}", later.text());
+    eventually("what was held to be given back", || (client::send(gateway.addr(), &probe).status == 400).then_some(()));
     assert_eq!(set.jobs_of(&user), (0, 1));
 }
 
