@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -30,8 +31,9 @@ pub enum Found {
     Nowhere(Arc<Answer>),
 }
 
-/// A job as one user sees it: a backend may hide it from another.
-type Key = (JobId, Option<UserId>);
+/// A job as one user sees it, since a backend may hide it from another, and from one origin, since legacy's answer names
+/// it for CORS. Of the origin a keyed hash stands here: it may be as long as a head is.
+type Key = (JobId, Option<UserId>, Option<u64>);
 type Outcome = Result<Found, Refusal>;
 
 /// Look-ups under way and those that found nothing a moment ago.
@@ -40,6 +42,7 @@ pub struct Search {
     running: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     nowhere: Cache<Key, (Instant, Arc<Answer>)>,
     places: Semaphore,
+    origins: RandomState,
 }
 
 impl Search {
@@ -49,6 +52,7 @@ impl Search {
             running: Mutex::default(),
             nowhere: Cache::new(limits::NEITHER_ENTRIES),
             places: Semaphore::new(limits::JOB_LOOKUPS),
+            origins: RandomState::new(),
         }
     }
 
@@ -136,7 +140,8 @@ pub async fn find(
     parts: &request::Parts,
 ) -> Outcome {
     let search = &core.gateway.search;
-    let key = (id.clone(), call.user().cloned());
+    let origin = parts.headers.get(header::ORIGIN).map(|origin| search.origins.hash_one(origin));
+    let key = (id.clone(), call.user().cloned(), origin);
     loop {
         if let Some(answer) = search.lately_nowhere(&key) {
             return Ok(Found::Nowhere(answer));
