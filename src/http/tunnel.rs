@@ -157,8 +157,18 @@ impl Direction {
         self.stage = Stage::Closed;
     }
 
-    fn poll(&mut self, from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Relays for as long as there is something; when the gateway is `closing`, only to the end of a frame.
+    fn poll(
+        &mut self,
+        from: &mut Socket,
+        to: &mut Socket,
+        closing: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
+            if closing && self.may_close() {
+                return Poll::Pending;
+            }
             if let Some(rest) = &mut self.rest {
                 while !rest.is_empty() {
                     let sent = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
@@ -230,8 +240,8 @@ impl Future for Tunnel {
             if closing {
                 this.say_going_away();
             }
-            let upstream = this.upstream.poll(&mut this.client, &mut this.backend, cx)?;
-            let downstream = this.downstream.poll(&mut this.backend, &mut this.client, cx)?;
+            let upstream = this.upstream.poll(&mut this.client, &mut this.backend, closing, cx)?;
+            let downstream = this.downstream.poll(&mut this.backend, &mut this.client, closing, cx)?;
             if upstream.is_ready() && downstream.is_ready() {
                 return Poll::Ready(Ok(()));
             }
