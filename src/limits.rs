@@ -94,6 +94,12 @@ pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes thrown away while a closed connection lingers.
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// How long a listener that is to close still accepts, so that those who have just been told of it are served.
+pub const LAST_ACCEPTS: Duration = Duration::from_millis(50);
+/// How long handshakes that are under way may take to complete after that.
+pub const LAST_HANDSHAKES: Duration = Duration::from_millis(20);
+/// How long a connection that came while the gateway was going down has for the first byte of its one request.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Idle connections kept per backend and thread.
 pub const POOL_IDLE: usize = 1_024;
 /// Two address families are tried this far apart (RFC 8305 says 250 ms).

@@ -28,13 +28,18 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Progress {
     phase: AtomicU8,
+    begun: AtomicBool,
     write_blocked: AtomicBool,
 }
 
 impl Progress {
     /// Starts idle.
     pub fn new() -> Arc<Progress> {
-        Arc::new(Progress { phase: AtomicU8::new(Phase::Idle as u8), write_blocked: AtomicBool::new(false) })
+        Arc::new(Progress {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            begun: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+        })
     }
 
     /// Returns what the connection is waiting for.
@@ -49,6 +54,11 @@ impl Progress {
     /// Says what the connection is waiting for now.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Says whether a byte of any request has come.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Says whether the client has stopped reading while there is something to send.
@@ -115,6 +125,7 @@ impl AsyncRead for Inbound {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
         if buf.filled().len() > before && self.progress.phase() == Phase::Idle {
+            self.progress.begun.store(true, Ordering::Relaxed);
             self.progress.enter(Phase::Head);
         }
         Poll::Ready(Ok(()))
