@@ -3,8 +3,10 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod broken;
+mod drain;
 mod exchange;
 mod headers;
+mod limits;
 mod refuse;
 mod stream;
 mod support;
