@@ -31,6 +31,8 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Progress {
     phase: AtomicU8,
+    /// Whether a byte of any request has come.
+    begun: AtomicBool,
     /// Request bodies that a backend is still being given.
     unread: AtomicUsize,
     write_blocked: AtomicBool,
@@ -56,6 +58,7 @@ impl Progress {
     pub fn new(peek: Peek) -> Arc<Progress> {
         Arc::new(Progress {
             phase: AtomicU8::new(Phase::Idle as u8),
+            begun: AtomicBool::new(false),
             unread: AtomicUsize::new(0),
             write_blocked: AtomicBool::new(false),
             moved: AtomicBool::new(false),
@@ -96,6 +99,11 @@ impl Progress {
     /// Says what the connection is waiting for now.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Says whether a byte of any request has come.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Says whether the client has stopped reading while there is something to send.
@@ -172,6 +180,7 @@ impl AsyncRead for Inbound {
         if buf.filled().len() > before {
             self.progress.moved.store(true, Ordering::Relaxed);
             if self.progress.phase() == Phase::Idle {
+                self.progress.begun.store(true, Ordering::Relaxed);
                 self.progress.enter(Phase::Head);
             }
         }

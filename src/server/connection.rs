@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::gateway::core::{Core, Peer, Seat};
 use crate::http::inbound::{Inbound, Phase, Progress};
@@ -31,6 +31,14 @@ enum End {
     HeadTimeout,
     /// No request, no reader, or no more of a body, for too long.
     Idle,
+}
+
+/// What hyper knows of the way down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Staying,
+    AfterGrace,
+    Told,
 }
 
 const REQUEST_TIMEOUT: &[u8] =
@@ -61,13 +69,17 @@ pub async fn serve(
     let mut draining = pin!(async move {
         // An error means that the sender is gone: the process is ending.
         let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
-        // Hyper closes a connection that has said nothing yet: its first request may be on its way.
-        sleep(limits::DRAIN_GRACE).await;
     });
-    let mut is_draining = false;
+    let mut leave = Leave::Staying;
+    let mut grace = pin!(sleep_until(patience.next));
     let end = poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
+        if leave == Leave::Staying && draining.as_mut().poll(cx).is_ready() {
+            leave = Leave::AfterGrace;
+            grace.as_mut().reset(Instant::now() + limits::FIRST_REQUEST);
+        }
+        // A connection that came just now gets its one request answered: to close it would lose that request.
+        if leave == Leave::AfterGrace && (progress.has_begun() || grace.as_mut().poll(cx).is_ready()) {
+            leave = Leave::Told;
             Pin::new(&mut connection).graceful_shutdown();
         }
         // An error is the client's: it left, or broke HTTP's rules and was told so.

@@ -3,9 +3,11 @@
 // What tests print is read with `--nocapture`: tables of what was seen.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::type_complexity)]
 
+mod admin;
 mod broken;
 mod cli;
 mod cors;
+mod drain;
 mod exchange;
 mod flip;
 mod headers;
@@ -14,6 +16,7 @@ mod idempotency_crash;
 mod input_key;
 mod job_socket;
 mod jobs;
+mod limits;
 mod outcome;
 mod refuse;
 mod reload;
