@@ -122,6 +122,10 @@ pub const LAST_HANDSHAKES: Duration = Duration::from_millis(20);
 pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Idle connections kept per backend and thread.
 pub const POOL_IDLE: usize = 1_024;
+/// A backend that closes a connection this soon after an answer may be closing the next one right now.
+pub const EARLY_CLOSE: Duration = Duration::from_secs(1);
+/// How long requests that cannot be repeated get connections of their own after that.
+pub const DISTRUST: Duration = Duration::from_secs(60);
 /// Two address families are tried this far apart (RFC 8305 says 250 ms).
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are dialled at the most.
