@@ -37,6 +37,8 @@ pub const JOB_LOOKUPS: usize = 50;
 pub const UNKNOWN_JOB_SOCKETS: usize = 50;
 /// Most "neither has it" answers remembered: 50 look-ups of 10 ms fill it in 5 s at the most.
 pub const NEITHER_ENTRIES: usize = 25_000;
+/// Largest body of such an answer that is remembered, bytes: legacy's own has 26.
+pub const NEITHER_ANSWER: usize = 1024;
 /// Jobs held in memory in front of the store: an hour of 25 starts a second.
 pub const CACHED_JOBS: usize = 100_000;
 
@@ -112,6 +114,12 @@ pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes thrown away while a closed connection lingers.
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// How long a listener that is to close still accepts, so that those who have just been told of it are served.
+pub const LAST_ACCEPTS: Duration = Duration::from_millis(50);
+/// How long handshakes that are under way may take to complete after that.
+pub const LAST_HANDSHAKES: Duration = Duration::from_millis(20);
+/// How long a connection that came while the gateway was going down has for the first byte of its one request.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Idle connections kept per backend and thread.
 pub const POOL_IDLE: usize = 1_024;
 /// Two address families are tried this far apart (RFC 8305 says 250 ms).
@@ -145,6 +153,8 @@ pub const CONFIG_LINKS: usize = 8;
 
 /// Access-log lines are written at least this often.
 pub const LOG_FLUSH: Duration = Duration::from_millis(500);
+/// How long the end of the process waits for the access log's reader.
+pub const LOG_END: Duration = Duration::from_secs(1);
 /// Bytes of access log that a thread gathers before it hands them over.
 pub const LOG_BUFFER: usize = 64 * 1024;
 /// Buffers that wait for the log's writer before lines are dropped and counted.
@@ -158,3 +168,14 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 pub const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting pauses after a failure, most likely for want of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// An open job that nobody has polled for this long is asked about in the background.
+pub const UNPOLLED: Duration = Duration::from_secs(30);
+/// Time between two such asks: at most 5 a second, also with the shortest jitter.
+pub const UNPOLLED_PACE: Duration = Duration::from_millis(223);
+/// Time between two looks for such jobs.
+pub const UNPOLLED_LIST: Duration = Duration::from_secs(5);
+/// Open jobs that one such look takes in, oldest first.
+pub const UNPOLLED_LISTED: usize = 10_000;
+/// An open job of this age that nobody has seen the end of counts as lost.
+pub const LOST_JOB: Duration = Duration::from_secs(2 * 60 * 60);

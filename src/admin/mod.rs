@@ -5,6 +5,7 @@ pub mod health;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -90,6 +91,8 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 
 fn metrics(admin: &Admin) -> String {
     let gateway = &admin.gateway;
+    let circuit = gateway.circuit.state(Instant::now()).number();
+    gateway.metrics.circuit_state.with_label_values(&[BackendName::Workers.as_str()]).set(circuit);
     let reloads = admin.reload.get();
     for outcome in Outcome::ALL {
         gateway.metrics.reloads(outcome.as_str(), reloads.count(outcome), reloads.is_successful());

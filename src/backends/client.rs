@@ -5,18 +5,20 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backends::dial::{DialError, Dialer};
-use crate::http::body::{Upload, UploadError};
+use crate::http::body::{Gate, Upload, UploadError};
 use crate::http::socket::Peek;
 use crate::limits;
 use crate::names::BackendName;
@@ -114,15 +116,32 @@ struct Connection {
 pub struct Lease {
     connection: Option<Connection>,
     pool: Rc<RefCell<Pool>>,
+    kept_back: Option<Arc<Gate>>,
 }
 
 impl Lease {
+    /// Notes that the request's body was kept back: the connection cannot be used again and ends with the answer.
+    pub fn keep_back(&mut self, gate: Arc<Gate>) {
+        self.kept_back = Some(gate);
+    }
+
     /// Gives the connection back.
     pub fn give_back(mut self) {
+        if self.kept_back.is_some() {
+            return;
+        }
         let Some(connection) = self.connection.take() else { return };
         let mut pool = self.pool.borrow_mut();
         if pool.url.as_ref() == Some(&connection.url) && pool.idle.len() < limits::POOL_IDLE {
             pool.idle.push_back(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.kept_back {
+            gate.end();
         }
     }
 }
@@ -140,7 +159,8 @@ impl Client {
         }
     }
 
-    /// Sends a request and returns the answer's head with its streaming body; `head_limit` bounds the wait for it.
+    /// Sends a request and returns the answer's head with its streaming body; `head_limit` bounds the wait for it,
+    /// counted from the last piece of the client's body: an upload may take as long as it goes on.
     ///
     /// # Errors
     /// [`SendError`] says whether a byte can have left.
@@ -151,9 +171,17 @@ impl Client {
         request: Request<Upload>,
         head_limit: Duration,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
-        match timeout(head_limit, self.send_unbounded(name, backend, request)).await {
-            Ok(result) => result,
-            Err(_) => Err(SendError::TimedOut(head_limit)),
+        let moved = request.body().moved();
+        let mut deadline = Instant::now() + head_limit;
+        let mut sent = pin!(self.send_unbounded(name, backend, request));
+        loop {
+            if let Ok(result) = timeout_at(deadline, sent.as_mut()).await {
+                return result;
+            }
+            match moved.as_ref().map(|moved| moved.get() + head_limit) {
+                Some(later) if later > deadline => deadline = later,
+                _ => return Err(SendError::TimedOut(head_limit)),
+            }
         }
     }
 
@@ -176,7 +204,7 @@ impl Client {
             };
             let mut failed = match connection.sender.try_send_request(request).await {
                 Ok(answer) => {
-                    let lease = Lease { connection: Some(connection), pool: pool.clone() };
+                    let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));
                 }
                 Err(failed) => failed,

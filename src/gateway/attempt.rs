@@ -71,6 +71,12 @@ impl Seen {
         }
     }
 
+    /// Returns the seconds after which the backend wants to be asked again.
+    pub fn retry_after(&self) -> Option<u64> {
+        let Seen::Answered(answer) = self else { return None };
+        answer.parts.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+    }
+
     /// Notes the cause of a failure in the request's record.
     pub fn note(&self, record: &mut Record) {
         match self {

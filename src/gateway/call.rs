@@ -62,6 +62,9 @@ impl Call {
         if headers::is_nominated(request.headers(), &identity.header) {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
+        if head.chunked && headers::is_trailer(request.headers(), &identity.header) {
+            return Err(Refusal::BadRequest("Trailer names a field that it must not name"));
+        }
         let may_identify = match &identity.trusted {
             Trusted::Any => true,
             Trusted::Networks(networks) => is_in(networks, peer.address),
@@ -143,10 +146,15 @@ impl Call {
         Ok(headers)
     }
 
-    /// Takes a client's body as it comes; with `Expect: 100-continue` it waits for the backend's word.
-    pub fn upload(&self, parts: &mut request::Parts, body: Incoming, table: &RoutingTable) -> Upload {
+    /// Takes a client's body as it comes; with `Expect: 100-continue` it waits for the backend's word at the gate.
+    pub fn upload(
+        &self,
+        parts: &mut request::Parts,
+        body: Incoming,
+        table: &RoutingTable,
+    ) -> (Upload, Option<Arc<Gate>>) {
         if !self.head.chunked && http_body::Body::is_end_stream(&body) {
-            return Upload::Empty;
+            return (Upload::Empty, None);
         }
         if self.head.chunked {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -164,7 +172,8 @@ impl Call {
             std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
             gate
         });
-        Upload::Client(ClientBody::new(body, table.limits.body_idle, gate))
+        let unread = self.peer.progress.read_body();
+        (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
     }
 
     fn id_value(&self) -> HeaderValue {
@@ -173,7 +182,7 @@ impl Call {
 }
 
 /// `X-User-Id`, as workers know it, whatever header the client uses.
-const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
 /// Client headers that workers always get: W3C trace context (`traceparent`, `tracestate`) and the user agent.
 const ALWAYS_FORWARDED: [HeaderName; 3] =

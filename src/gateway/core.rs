@@ -12,8 +12,10 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, Semaphore};
 use uuid::{ContextV7, Timestamp, Uuid};
 
+use crate::backends::circuit::Circuit;
 use crate::backends::client::Client;
 use crate::gateway::search::Search;
+use crate::gateway::unpolled::Polls;
 use crate::http::body::Budget;
 use crate::http::inbound::Progress;
 use crate::http::tunnel::Tunnels;
@@ -36,6 +38,10 @@ pub struct Gateway {
     pub lookups: Lookups,
     /// Look-ups of jobs that the store does not know.
     pub search: Search,
+    /// Whether workers are asked at all.
+    pub circuit: Arc<Circuit>,
+    /// When jobs were last asked about.
+    pub polls: Polls,
     /// WebSocket handshakes for unknown jobs that may run at once.
     pub unknown_sockets: Semaphore,
     /// Bytes held for intercepted requests.
@@ -56,6 +62,8 @@ impl Gateway {
             jobs,
             lookups,
             search: Search::new(),
+            circuit: Arc::default(),
+            polls: Polls::default(),
             unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
             budget: Arc::default(),
             connections: AtomicUsize::new(0),

@@ -1,4 +1,4 @@
-//! The request flow: every branch that a request can take is visible in [`answer`].
+//! The request flow: every branch that a request can take is visible in `answer`.
 
 pub mod core;
 pub mod call;
@@ -10,6 +10,7 @@ pub mod start;
 pub mod status;
 pub mod search;
 pub mod socket;
+pub mod unpolled;
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -17,17 +18,16 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::spawn_local;
 
 use crate::gateway::call::Call;
 use crate::gateway::core::{Core, Peer};
-use crate::gateway::reply::{Origin, Reply, ReplyBody};
+use crate::gateway::reply::{Content, Origin, Reply, ReplyBody};
 use crate::http::cors;
 use crate::http::headers::{X_EXPORT_BACKEND, X_REQUEST_ID};
-use crate::http::inbound::Phase;
 use crate::http::refusal::Refusal;
 use crate::http::tunnel::Tunnel;
 use crate::routing::route::{self, OddPath, Route};
@@ -36,7 +36,7 @@ use crate::telemetry::record::{Record, RouteName};
 
 /// Answers one request, whatever happens.
 pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ReplyBody> {
-    peer.progress.enter(Phase::Busy);
+    peer.progress.begin(request.version());
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
     let (method, uri) = (request.method().clone(), request.uri().clone());
@@ -71,7 +71,10 @@ async fn answer_or_refuse(
     let reply = match answered {
         Ok(Ok(reply)) => reply,
         Ok(Err(refusal)) => Reply::refuse(&refusal, &mut record),
-        // The panic's own message has gone to the log through the hook.
+        // The panic's own message has gone to the log through the hook. A start may have left before it.
+        Err(_) if record.route == RouteName::Start => {
+            Reply::refuse(&Refusal::StartOutcomeUnknown(StatusCode::INTERNAL_SERVER_ERROR), &mut record)
+        }
         Err(_) => Reply::refuse(&Refusal::Internal, &mut record),
     };
     (reply, record)
@@ -129,18 +132,22 @@ fn preflight(table: &RoutingTable, request: &Request<Incoming>) -> Reply {
 
 /// Hands the answer to the connection; from here on its record is written when its last byte has left.
 fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record>) -> Response<ReplyBody> {
-    let Reply { mut head, content, upgrade, origin: _, lease, held } = reply;
+    let Reply { mut head, mut content, upgrade, origin, lease, held } = reply;
     record.status = Some(head.status.as_u16());
-    match record.route {
-        RouteName::Start | RouteName::Status | RouteName::JobSocket => {
-            if let Ok(id) = HeaderValue::from_str(&record.request_id) {
-                head.headers.insert(X_REQUEST_ID, id);
-            }
-            if let Some(backend) = record.backend {
-                head.headers.insert(X_EXPORT_BACKEND, HeaderValue::from_static(backend.as_str()));
-            }
-        }
-        RouteName::Preflight | RouteName::Pass | RouteName::Refused => {}
+    // Ours, not the backend's (RFC 9110, 2.5): a client takes 1.0 for the end of the connection.
+    head.version = Version::HTTP_11;
+    if let (Content::Full(Some(body)), true) = (&content, record.is_head()) {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        content = Content::Empty;
+    }
+    let is_ours = matches!(record.route, RouteName::Start | RouteName::Status | RouteName::JobSocket);
+    if (is_ours || origin == Origin::NotLegacy)
+        && let Ok(id) = HeaderValue::from_str(&record.request_id)
+    {
+        head.headers.insert(X_REQUEST_ID, id);
+    }
+    if let (true, Some(backend)) = (is_ours, record.backend) {
+        head.headers.insert(X_EXPORT_BACKEND, HeaderValue::from_static(backend.as_str()));
     }
     let record = match upgrade {
         Some(sides) => {

@@ -1,6 +1,6 @@
 //! A job's WebSocket: tunnelled to workers, for browsers that cannot or should not reach them directly.
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade;
@@ -63,11 +63,12 @@ pub async fn answer(
     let client_side = upgrade::on(&mut request);
     let handshake = call::get(backend, &format!("/api/jobs/{id}/ws"), headers)?;
     let sent = core.client.send(BackendName::Workers, backend, handshake, backend.status_timeout).await;
-    let (answer, lease) = sent.map_err(|error| {
+    let (mut answer, lease) = sent.map_err(|error| {
         record.error = Some(chain(&error));
         Refusal::WorkersUnavailable
     })?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        keep_agreed(answer.headers_mut());
         return hand_on(answer, lease, BackendName::Workers, Some(client_side), record);
     }
     let (parts, body) = answer.into_parts();
@@ -75,4 +76,18 @@ pub async fn answer(
     reply.content = Content::Stream(body);
     reply.lease = Some(lease);
     Ok(reply)
+}
+
+/// What clients get of workers' 101: that it is a WebSocket's, and what was agreed (RFC 6455, 4.2.2).
+const AGREED: [HeaderName; 4] =
+    [header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT, header::SEC_WEBSOCKET_PROTOCOL, header::SEC_WEBSOCKET_EXTENSIONS];
+
+fn keep_agreed(headers: &mut HeaderMap) {
+    let mut kept = HeaderMap::with_capacity(8);
+    for name in AGREED {
+        for value in headers.get_all(&name) {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    *headers = kept;
 }

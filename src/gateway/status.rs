@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use crate::exports::answer::{self, JobStatus};
 use crate::gateway::attempt::{self, Answer, Seen, answer_bound, reply_from_workers};
 use crate::gateway::call::{self, Call, backend_target};
-use crate::gateway::core::Core;
+use crate::gateway::core::{Core, Gateway};
 use crate::gateway::reply::{Origin, Reply};
 use crate::gateway::search::{self, Found};
 use crate::http::body::{Reservation, Upload};
@@ -25,12 +25,14 @@ use crate::telemetry::record::Record;
 pub async fn answer(
     core: &Core,
     table: &RoutingTable,
-    call: Call,
+    mut call: Call,
     export: Option<ExportType>,
     id: JobId,
     request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
+    // A poll is a plain request, whatever it would like to become.
+    call.head.websocket = false;
     record.job = Some(id.clone());
     record.export.clone_from(&export);
     let (parts, _) = request.into_parts();
@@ -48,6 +50,7 @@ pub async fn answer(
             }
         },
     };
+    core.gateway.polls.note(&job.id);
     record.backend = Some(job.backend);
     if record.export.is_none() {
         record.export.clone_from(&job.export);
@@ -85,7 +88,7 @@ async fn of_legacy(
     if answer.parts.status.is_success()
         && let Ok(status) = answer::read_status(&answer.body, &job.id)
     {
-        observe(core, job, status, record);
+        observe(core, job, status);
     }
     Ok(legacy_reply(answer))
 }
@@ -108,7 +111,7 @@ async fn of_workers(
     match answer.parts.status {
         status if status.is_success() => match answer::read_status(&answer.body, &job.id) {
             Ok(status) => {
-                observe(core, job, status, record);
+                observe(core, job, status);
                 Ok(reply_from_workers(&answer.parts, answer.body))
             }
             Err(unusable) => {
@@ -186,16 +189,27 @@ fn without_body(parts: &mut request::Parts) {
     }
 }
 
-fn observe(core: &Core, job: &Job, status: JobStatus, record: &Record) {
-    let state = match status {
-        JobStatus::Open => return,
-        JobStatus::Complete => JobState::Complete,
-        JobStatus::Error => JobState::Error,
-    };
-    if core.gateway.jobs.observe(job, state) {
+/// Returns the state that a status ends a job in; `None` while it is not over.
+pub fn terminal(status: JobStatus) -> Option<JobState> {
+    match status {
+        JobStatus::Open => None,
+        JobStatus::Complete => Some(JobState::Complete),
+        JobStatus::Error => Some(JobState::Error),
+    }
+}
+
+/// Counts how a job ended, the first time that it is seen.
+pub fn note_outcome(gateway: &Gateway, job: &Job, state: JobState) {
+    if gateway.jobs.observe(job, state) {
         let export = job.export.as_ref().map_or("unknown", ExportType::as_str);
         let labels = [job.backend.as_str(), export, state.as_str()];
-        record.metrics().job_outcomes.with_label_values(&labels).inc();
+        gateway.metrics.job_outcomes.with_label_values(&labels).inc();
+    }
+}
+
+fn observe(core: &Core, job: &Job, status: JobStatus) {
+    if let Some(state) = terminal(status) {
+        note_outcome(&core.gateway, job, state);
     }
 }
 

@@ -4,13 +4,14 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::http::socket::Socket;
+use crate::http::socket::{Peek, Socket};
 use crate::limits;
 
 /// What a client's connection is waiting for.
@@ -22,24 +23,73 @@ pub enum Phase {
     Head,
     /// Us: a request is being answered.
     Busy,
+    /// The rest of a request body whose answer is over already.
+    Rest,
 }
 
 /// What a connection's task and its socket tell each other. Shared because hyper owns the socket.
 #[derive(Debug)]
 pub struct Progress {
     phase: AtomicU8,
+    /// Whether a byte of any request has come.
+    begun: AtomicBool,
+    /// Request bodies that a backend is still being given.
+    unread: AtomicUsize,
     write_blocked: AtomicBool,
+    /// Whether the client has sent or taken a byte since it was last asked.
+    moved: AtomicBool,
+    /// Whether the request at hand is of HTTP/1.0, where the end of the connection may be the end of an answer.
+    is_old: AtomicBool,
+    peek: Peek,
+}
+
+/// A request body that is still being read, for as long as this lives.
+#[derive(Debug)]
+pub struct Unread(Arc<Progress>);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Progress {
-    /// Starts idle.
-    pub fn new() -> Arc<Progress> {
-        Arc::new(Progress { phase: AtomicU8::new(Phase::Idle as u8), write_blocked: AtomicBool::new(false) })
+    /// Starts idle; `peek` is the connection it is about.
+    pub fn new(peek: Peek) -> Arc<Progress> {
+        Arc::new(Progress {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            begun: AtomicBool::new(false),
+            unread: AtomicUsize::new(0),
+            write_blocked: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
+            peek,
+        })
+    }
+
+    /// Begins a request of this version.
+    pub fn begin(&self, version: Version) {
+        self.enter(Phase::Busy);
+        self.is_old.store(version == Version::HTTP_10, Ordering::Relaxed);
+    }
+
+    /// Makes sure that an answer that broke off does not look whole: to an HTTP/1.0 client only a reset says so.
+    pub fn cut(&self) {
+        if self.is_old.load(Ordering::Relaxed) {
+            self.peek.reset_on_close();
+        }
+    }
+
+    /// Notes that a request body is being read from now on.
+    pub fn read_body(self: &Arc<Progress>) -> Unread {
+        self.unread.fetch_add(1, Ordering::Relaxed);
+        Unread(self.clone())
     }
 
     /// Returns what the connection is waiting for.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
+            0 | 1 if self.unread.load(Ordering::Relaxed) > 0 => Phase::Rest,
             0 => Phase::Idle,
             1 => Phase::Head,
             _ => Phase::Busy,
@@ -51,14 +101,27 @@ impl Progress {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
+    /// Says whether a byte of any request has come.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// Says whether the client has stopped reading while there is something to send.
     pub fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Ordering::Relaxed)
     }
 
+    /// Says whether the client has sent or taken a byte since this was last asked.
+    pub fn take_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::Relaxed)
+    }
+
     fn note_write<T>(&self, result: &Poll<T>) {
         if result.is_pending() != self.is_write_blocked() {
             self.write_blocked.store(result.is_pending(), Ordering::Relaxed);
+        }
+        if result.is_ready() {
+            self.moved.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -114,8 +177,12 @@ impl AsyncRead for Inbound {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
-        if buf.filled().len() > before && self.progress.phase() == Phase::Idle {
-            self.progress.enter(Phase::Head);
+        if buf.filled().len() > before {
+            self.progress.moved.store(true, Ordering::Relaxed);
+            if self.progress.phase() == Phase::Idle {
+                self.progress.begun.store(true, Ordering::Relaxed);
+                self.progress.enter(Phase::Head);
+            }
         }
         Poll::Ready(Ok(()))
     }

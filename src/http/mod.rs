@@ -2,6 +2,7 @@
 
 pub mod socket;
 pub mod inbound;
+pub mod target;
 pub mod headers;
 pub mod body;
 pub mod frames;

@@ -91,14 +91,23 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// Our Close frame is written or in `rest`: nothing else may follow it.
+    /// Our Close frame is written or in `rest`, or the receiving side is gone: what still comes is thrown away.
     Closed,
     /// The sending side is done; the receiving side is to be told.
     Ending,
     Ended,
 }
 
-/// A running tunnel; it ends when both directions have ended or one has failed.
+/// How one direction failed.
+#[derive(Debug)]
+enum Broke {
+    /// The sending side is gone.
+    Read(io::Error),
+    /// The receiving side takes no more; what it said before may still be on its way to the other.
+    Write(io::Error),
+}
+
+/// A running tunnel; it ends when both directions have ended, or a moment after one has.
 #[derive(Debug)]
 pub struct Tunnel {
     client: Socket,
@@ -107,6 +116,7 @@ pub struct Tunnel {
     downstream: Direction,
     tunnels: Rc<Tunnels>,
     seat: usize,
+    failed: Option<io::Error>,
     closing: Option<Pin<Box<Sleep>>>,
 }
 
@@ -123,6 +133,7 @@ impl Tunnel {
             downstream: Direction::starting_with(backend.read_buf),
             tunnels,
             seat,
+            failed: None,
             closing: None,
         })
     }
@@ -157,26 +168,45 @@ impl Direction {
         self.stage = Stage::Closed;
     }
 
-    fn poll(&mut self, from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Throws away what comes from now on, so that the sender is read until it closes.
+    fn discard(&mut self) {
+        self.rest = None;
+        if self.stage != Stage::Ended {
+            self.stage = Stage::Closed;
+        }
+    }
+
+    /// Relays for as long as there is something; when the gateway is `closing`, only to the end of a frame.
+    fn poll(
+        &mut self,
+        from: &mut Socket,
+        to: &mut Socket,
+        closing: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broke>> {
         loop {
+            if closing && self.may_close() {
+                return Poll::Pending;
+            }
             if let Some(rest) = &mut self.rest {
                 while !rest.is_empty() {
-                    let sent = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
-                    if sent == 0 {
-                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    match ready!(Pin::new(&mut *to).poll_write(cx, rest)) {
+                        Ok(0) => return Poll::Ready(Err(Broke::Write(io::ErrorKind::WriteZero.into()))),
+                        Ok(sent) => drop(rest.split_to(sent)),
+                        Err(error) => return Poll::Ready(Err(Broke::Write(error))),
                     }
-                    let _ = rest.split_to(sent);
                 }
                 self.rest = None;
                 if self.stage == Stage::Closed {
                     // Our Close is the last word: the peer sees it, then the end.
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broke::Write)?;
                 }
             }
             match self.stage {
                 Stage::Ended => return Poll::Ready(Ok(())),
                 Stage::Ending => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    // A side that is gone already need not be told.
+                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                     self.stage = Stage::Ended;
                 }
                 Stage::Open | Stage::Closed => {
@@ -189,15 +219,17 @@ impl Direction {
     }
 
     /// Reads once and hands on; returns the bytes read, 0 at the end.
-    fn poll_relay(&mut self, from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_relay(&mut self, from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) -> Poll<Result<usize, Broke>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buf = ReadBuf::uninit(&mut scratch[..]);
             match Pin::new(&mut *from).poll_read(cx, &mut buf) {
                 Poll::Pending => {
-                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    if self.stage == Stage::Open {
+                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broke::Write)?;
+                    }
                     return Poll::Pending;
                 }
-                Poll::Ready(read) => read?,
+                Poll::Ready(read) => read.map_err(Broke::Read)?,
             }
             let read = buf.filled();
             if self.stage == Stage::Closed {
@@ -207,8 +239,8 @@ impl Direction {
             let mut sent = 0;
             while sent < read.len() {
                 match Pin::new(&mut *to).poll_write(cx, &read[sent..]) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Poll::Ready(written) => sent += written?,
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broke::Write(io::ErrorKind::WriteZero.into()))),
+                    Poll::Ready(written) => sent += written.map_err(Broke::Write)?,
                     Poll::Pending => {
                         self.rest = Some(Box::new(Bytes::copy_from_slice(&read[sent..])));
                         break;
@@ -230,10 +262,18 @@ impl Future for Tunnel {
             if closing {
                 this.say_going_away();
             }
-            let upstream = this.upstream.poll(&mut this.client, &mut this.backend, cx)?;
-            let downstream = this.downstream.poll(&mut this.backend, &mut this.client, cx)?;
+            let upstream = this.upstream.poll(&mut this.client, &mut this.backend, closing, cx);
+            if let Poll::Ready(Err(broke)) = upstream {
+                note(broke, &mut this.upstream, &mut this.downstream, &mut this.failed);
+                continue;
+            }
+            let downstream = this.downstream.poll(&mut this.backend, &mut this.client, closing, cx);
+            if let Poll::Ready(Err(broke)) = downstream {
+                note(broke, &mut this.downstream, &mut this.upstream, &mut this.failed);
+                continue;
+            }
             if upstream.is_ready() && downstream.is_ready() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(this.failed.take().map_or(Ok(()), Err));
             }
             // A frame may just have ended: then a Close fits now.
             if !(closing && (this.upstream.may_close() || this.downstream.may_close())) {
@@ -245,8 +285,26 @@ impl Future for Tunnel {
         }
         // One side is done: the other gets a moment to say goodbye, then the tunnel is cut.
         let linger = this.closing.get_or_insert_with(|| Box::pin(sleep(limits::LINGER)));
-        linger.as_mut().poll(cx).map(Ok)
+        ready!(linger.as_mut().poll(cx));
+        Poll::Ready(this.failed.take().map_or(Ok(()), Err))
     }
+}
+
+/// Ends what cannot go on when one direction has failed: the last message of a side that closed is not lost because
+/// the other side was talking.
+fn note(broke: Broke, direction: &mut Direction, reverse: &mut Direction, failed: &mut Option<io::Error>) {
+    let error = match broke {
+        Broke::Read(error) => {
+            direction.stage = if direction.stage == Stage::Closed { Stage::Ended } else { Stage::Ending };
+            reverse.discard();
+            error
+        }
+        Broke::Write(error) => {
+            direction.discard();
+            error
+        }
+    };
+    failed.get_or_insert(error);
 }
 
 impl Drop for Tunnel {

@@ -87,7 +87,9 @@ pub fn keep(
     }
     let text = match job {
         Some((id, JobState::Error)) => format!(r#"{{"job_id":"{id}","status":"error"}}"#),
-        Some((id, JobState::Open | JobState::Complete)) => format!(r#"{{"job_id":"{id}","status":"processing"}}"#),
+        Some((id, JobState::Open | JobState::Complete | JobState::Lost)) => {
+            format!(r#"{{"job_id":"{id}","status":"processing"}}"#)
+        }
         None if (200..300).contains(&status) => {
             r#"{"detail":"The export was started; its answer was too large to be repeated","code":"answer_not_kept"}"#
                 .to_owned()

@@ -30,6 +30,8 @@ pub enum JobState {
     Complete,
     /// Its backend said `error`.
     Error,
+    /// Nobody has heard of its end for too long.
+    Lost,
 }
 
 impl JobState {
@@ -39,12 +41,14 @@ impl JobState {
             JobState::Open => "open",
             JobState::Complete => "complete",
             JobState::Error => "error",
+            JobState::Lost => "lost",
         }
     }
 
     /// Reads the word back.
     pub fn parse(text: &str) -> Option<JobState> {
-        [JobState::Open, JobState::Complete, JobState::Error].into_iter().find(|state| state.as_str() == text)
+        let all = [JobState::Open, JobState::Complete, JobState::Error, JobState::Lost];
+        all.into_iter().find(|state| state.as_str() == text)
     }
 }
 

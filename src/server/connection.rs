@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::gateway::core::{Core, Peer, Seat};
 use crate::http::inbound::{Inbound, Phase, Progress};
 use crate::http::socket::{Socket, Tcp};
+use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
 use crate::server::stack::{self, InFlight};
@@ -28,8 +29,16 @@ enum End {
     Done,
     /// A request head did not arrive in time.
     HeadTimeout,
-    /// No request, or no reader, for too long.
+    /// No request, no reader, or no more of a body, for too long.
     Idle,
+}
+
+/// What hyper knows of the way down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Staying,
+    AfterGrace,
+    Told,
 }
 
 const REQUEST_TIMEOUT: &[u8] =
@@ -46,11 +55,12 @@ pub async fn serve(
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
-    let progress = Progress::new();
+    let tcp = Tcp::new(stream);
+    let progress = Progress::new(tcp.peek_handle());
     let ip = address.ip().to_canonical();
     let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
     let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
-    let io = TokioIo::new(Inbound::new(Socket::Plain(Tcp::new(stream)), progress.clone()));
+    let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
     let service = stack::service(core, peer, &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);
@@ -60,10 +70,16 @@ pub async fn serve(
         // An error means that the sender is gone: the process is ending.
         let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
     });
-    let mut is_draining = false;
+    let mut leave = Leave::Staying;
+    let mut grace = pin!(sleep_until(patience.next));
     let end = poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
+        if leave == Leave::Staying && draining.as_mut().poll(cx).is_ready() {
+            leave = Leave::AfterGrace;
+            grace.as_mut().reset(Instant::now() + limits::FIRST_REQUEST);
+        }
+        // A connection that came just now gets its one request answered: to close it would lose that request.
+        if leave == Leave::AfterGrace && (progress.has_begun() || grace.as_mut().poll(cx).is_ready()) {
+            leave = Leave::Told;
             Pin::new(&mut connection).graceful_shutdown();
         }
         // An error is the client's: it left, or broke HTTP's rules and was told so.
@@ -114,6 +130,7 @@ struct Patience {
     header: Duration,
     idle: Duration,
     write: Duration,
+    body: Duration,
     /// What the connection was waiting for when it was last looked at, and since when.
     waiting: (Waiting, Instant),
     next: Instant,
@@ -121,23 +138,24 @@ struct Patience {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
+    First,
     Request,
     Head,
     Reader,
+    Body,
     Us,
 }
 
 impl Patience {
     fn new(table: &RoutingTable) -> Patience {
         let now = Instant::now();
-        // A client that says nothing at all is given as long for its first request as for its head.
-        let next = now + table.server.header_timeout.min(table.server.idle_timeout);
         Patience {
             header: table.server.header_timeout,
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
-            waiting: (Waiting::Request, now),
-            next,
+            body: table.limits.body_idle,
+            waiting: (Waiting::First, now),
+            next: now,
         }
     }
 
@@ -145,17 +163,28 @@ impl Patience {
     fn look(&mut self, progress: &Progress, now: Instant) -> Option<End> {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
+            Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
             Phase::Idle => Waiting::Request,
             Phase::Head => Waiting::Head,
+            Phase::Rest => Waiting::Body,
             Phase::Busy => Waiting::Us,
         };
-        if waiting != self.waiting.0 || waiting == Waiting::Us {
+        let goes_on = match waiting {
+            Waiting::Us => true,
+            // However slow: as long as bytes move, nobody is cut off.
+            Waiting::Reader | Waiting::Body => progress.take_moved(),
+            Waiting::First | Waiting::Request | Waiting::Head => false,
+        };
+        if waiting != self.waiting.0 || goes_on {
             self.waiting = (waiting, now);
         }
         let limit = match waiting {
+            // A client that says nothing at all is given no longer than one that says half of it.
+            Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
             Waiting::Head => self.header,
             Waiting::Reader => self.write,
+            Waiting::Body => self.body,
         };
         self.next = self.waiting.1 + limit;
         if now < self.next {
@@ -163,7 +192,7 @@ impl Patience {
         }
         match waiting {
             Waiting::Head => Some(End::HeadTimeout),
-            Waiting::Request | Waiting::Reader => Some(End::Idle),
+            Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,
         }
     }

@@ -128,6 +128,11 @@ impl Record {
         }
     }
 
+    /// Says whether the answer's body stays behind.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
     /// Returns the process's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.recorder.metrics

@@ -1,8 +1,32 @@
 //! The gateway from outside: the real binary between real backends, over real sockets.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+// What tests print is read with `--nocapture`: tables of what was seen.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::type_complexity)]
 
-mod support;
-
+mod admin;
+mod broken;
+mod cli;
+mod cors;
+mod drain;
+mod exchange;
+mod flip;
+mod headers;
 mod idempotency;
 mod idempotency_crash;
+mod input_key;
+mod job_socket;
+mod jobs;
+mod limits;
+mod outcome;
+mod refuse;
+mod reload;
+mod reuse;
+mod rollout;
+mod start;
+mod start_body;
+mod status;
+mod stream;
+mod support;
+mod target;
+mod unknown_job;
+mod websocket;

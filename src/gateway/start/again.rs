@@ -118,7 +118,7 @@ async fn settle(
     let url = websocket_url::websocket_url(&table.workers.websocket_base, &id);
     let (body, url) = match state {
         JobState::Open => (answer::complete(&answer.body, &url).into(), Some(url.as_str())),
-        JobState::Complete | JobState::Error => (answer.body.clone(), None),
+        JobState::Complete | JobState::Error | JobState::Lost => (answer.body.clone(), None),
     };
     let content_type = answer.parts.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let status = answer.parts.status.as_u16();

@@ -9,13 +9,13 @@ mod legacy;
 mod workers;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, request};
 use hyper::body::Incoming;
 
-use crate::exports::outcome::Outcome;
+use crate::exports::outcome::{NotSent, Outcome};
 use crate::exports::step::{self, Policy, StartRefusal, Step};
 use crate::exports::translate;
 use crate::gateway::call::Call;
@@ -29,7 +29,7 @@ use crate::jobs::input_key::LookupError;
 use crate::jobs::record::{Claim, Closing, Intent, IntentState, Job, JobState};
 use crate::jobs::store::StoreError;
 use crate::names::{BackendName, ExportType, JobId, UserId};
-use crate::routing::decide::{Reason, decide};
+use crate::routing::decide::{Decision, Reason, decide};
 use crate::routing::table::{Export, InputKey, RoutingTable};
 use crate::telemetry::record::Record;
 
@@ -95,9 +95,13 @@ pub async fn answer(
     if let (BackendName::Workers, Some(user)) = (decision.backend, start.call.user().cloned()) {
         match translate::read(&start.parts.headers, &start.body, settings) {
             Ok(translated) => {
-                let input = input_key(&start, settings, &user, &translated, record).await?;
-                let body = input.map(|input_key| Bytes::from(translated.compose(&input_key)));
-                return start.on_workers(&user, body, record).await;
+                let (circuit, url) = (&core.gateway.circuit, &table.workers.backend.url);
+                if let Some(pass) = circuit.admit(&table.circuit, url, Instant::now()) {
+                    let input = input_key(&start, settings, &user, &translated, record).await?;
+                    let body = input.map(|input_key| Bytes::from(translated.compose(&input_key)));
+                    return start.on_workers(&user, body, pass, record).await;
+                }
+                decision = start.circuit_is_open(decision, record)?;
             }
             Err(why) if table.workers.fallback => {
                 decision = decision.overruled(Reason::Untranslatable);
@@ -150,6 +154,24 @@ async fn input_key(
 }
 
 impl Start<'_> {
+    /// Workers are left alone for a while: legacy takes the start, at once.
+    fn circuit_is_open(&self, decision: Decision, record: &mut Record) -> Result<Decision, Refusal> {
+        let (reason, not_sent) = (Reason::CircuitOpen, NotSent::CircuitOpen);
+        record.reason = Some(reason.as_str());
+        match step::next(Outcome::NotSent(not_sent), self.policy()) {
+            Step::FallBack(fallback) => {
+                record.fallback = Some(fallback.cause());
+                let labels = [self.export.as_str(), fallback.cause()];
+                record.metrics().fallbacks.with_label_values(&labels).inc();
+                Ok(decision.overruled(reason))
+            }
+            _ => {
+                self.count(record, Outcome::NotSent(not_sent).as_str());
+                Err(Refusal::NoBackend)
+            }
+        }
+    }
+
     /// What may be done for this start on workers.
     fn policy(&self) -> Policy {
         let workers = &self.table.workers;
@@ -260,8 +282,14 @@ impl Start<'_> {
     }
 }
 
+/// A part of the budget is left to answers: clients that fill the rest with bodies must not make the gateway throw
+/// away the answer to a start that has been paid for.
 fn start_bound(table: &RoutingTable) -> Bound {
-    Bound { bytes: table.limits.start_body, buffered: table.limits.buffered, idle: table.limits.body_idle }
+    let limits = &table.limits;
+    let for_answers = limits.answer_body.max(limits.buffered / 4);
+    // One whole body always fits: the check of the file sees to the room for its answer.
+    let for_bodies = limits.buffered.saturating_sub(for_answers).max(limits.start_body);
+    Bound { bytes: limits.start_body, buffered: for_bodies, idle: limits.body_idle }
 }
 
 fn refuse_body(error: ReadError) -> Refusal {

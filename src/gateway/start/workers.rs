@@ -1,9 +1,12 @@
 //! The way of a start through workers: send, judge, perhaps ask once more, and at most once fall back to legacy.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::Request;
 use http::header::{self, HeaderMap, HeaderValue};
 
+use crate::backends::circuit::{Change, Pass};
 use crate::exports::outcome::{self, NotSent, Outcome, Rules, Unknown};
 use crate::exports::step::{self, Fallback, StartRefusal, Step};
 use crate::exports::{answer, websocket_url};
@@ -26,6 +29,7 @@ impl Start<'_> {
         mut self,
         user: &UserId,
         body: Option<Bytes>,
+        pass: Pass,
         record: &mut Record,
     ) -> Result<Reply, Refusal> {
         record.backend = Some(BackendName::Workers);
@@ -54,6 +58,7 @@ impl Start<'_> {
         seen.note(record);
         let outcome = outcome::judge_workers(seen.attempt(), rules(&self.table.workers));
         record.outcome = Some(outcome.as_str());
+        self.tell_circuit(pass, &outcome, &seen);
         let step = match (step::next(outcome, policy), &body) {
             (Step::AskAgain(unknown), Some(body)) => {
                 let outcome;
@@ -76,6 +81,19 @@ impl Start<'_> {
             // An outcome that came of asking again does not lead here.
             Step::AskAgain(_) => Err(Refusal::Internal),
             Step::Refuse(refusal) => Err(self.refuse(refusal, record).await),
+        }
+    }
+
+    /// Counts what the start says of workers.
+    fn tell_circuit(&self, pass: Pass, outcome: &Outcome, seen: &Seen) {
+        let counted = step::counts_for_circuit(outcome);
+        match pass.report(counted, seen.retry_after(), &self.table.circuit, Instant::now()) {
+            None => {}
+            Some(Change::Opened(open)) => {
+                let outcome = outcome.as_str();
+                tracing::warn!(outcome, open_seconds = open.as_secs_f64(), "circuit of workers opened");
+            }
+            Some(Change::Closed) => tracing::info!("circuit of workers closed"),
         }
     }
 

@@ -6,11 +6,14 @@
     reason = "one test binary; a failed unwrap here is a failed test"
 )]
 
+pub mod backend;
 pub mod client;
 pub mod gateway;
 pub mod parts;
 pub mod raw_websocket;
 pub mod rude;
+pub mod scene;
+pub mod tls;
 pub mod websocket;
 pub mod wire;
 
