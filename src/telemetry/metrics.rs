@@ -1,7 +1,6 @@
 //! Metrics, by the names that dashboards and alerts rely on. Labels are bounded: never a user, a path or a job id.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -167,7 +166,8 @@ impl Metrics {
 /// A thread's handles of the per-request metrics, looked up once each.
 #[derive(Debug, Default)]
 pub struct RequestMetrics {
-    handles: RefCell<HashMap<Key, (IntCounter, Histogram)>>,
+    /// A few dozen at the most, the common ones first: looked through faster than a key is hashed.
+    handles: RefCell<Vec<(Key, IntCounter, Histogram)>>,
 }
 
 type Key = (RouteName, Option<BackendName>, u16);
@@ -176,14 +176,15 @@ impl RequestMetrics {
     /// Counts a finished request.
     pub fn count(&self, metrics: &Metrics, key: Key, seconds: f64) {
         let mut handles = self.handles.borrow_mut();
-        let (requests, durations) = handles.entry(key).or_insert_with(|| {
+        let known = handles.iter().position(|(other, ..)| *other == key);
+        let at = known.unwrap_or_else(|| {
             let (route, backend, status) =
                 (key.0.as_str(), key.1.map_or("none", BackendName::as_str), key.2.to_string());
-            (
-                metrics.requests.with_label_values(&[route, backend, status.as_str()]),
-                metrics.durations.with_label_values(&[route, backend]),
-            )
+            let requests = metrics.requests.with_label_values(&[route, backend, status.as_str()]);
+            handles.push((key, requests, metrics.durations.with_label_values(&[route, backend])));
+            handles.len() - 1
         });
+        let (_, requests, durations) = &handles[at];
         requests.inc();
         durations.observe(seconds);
     }
