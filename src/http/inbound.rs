@@ -3,14 +3,17 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::http::early::Early;
+use crate::http::screen::Screen;
 use crate::http::socket::{Peek, Socket};
 use crate::limits;
 
@@ -41,6 +44,8 @@ pub struct Progress {
     /// Whether the request at hand is of HTTP/1.0, where the end of the connection may be the end of an answer.
     is_old: AtomicBool,
     peek: Peek,
+    /// The refusal of a head that never became a request, for the log.
+    early: Mutex<Option<Early>>,
 }
 
 /// A request body that is still being read, for as long as this lives.
@@ -64,7 +69,13 @@ impl Progress {
             moved: AtomicBool::new(false),
             is_old: AtomicBool::new(false),
             peek,
+            early: Mutex::default(),
         })
+    }
+
+    /// Takes the refusal of a head that never became a request.
+    pub fn take_early(&self) -> Option<Early> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Begins a request of this version.
@@ -132,6 +143,9 @@ pub struct Inbound {
     socket: Socket,
     progress: Arc<Progress>,
     linger: Option<Linger>,
+    screen: Screen,
+    /// What is sent in place of hyper's own answer, as far as it is not sent yet.
+    instead: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -143,12 +157,37 @@ struct Linger {
 impl Inbound {
     /// Wraps a client's socket.
     pub fn new(socket: Socket, progress: Arc<Progress>) -> Inbound {
-        Inbound { socket, progress, linger: None }
+        Inbound { socket, progress, linger: None, screen: Screen::default(), instead: None }
     }
 
     /// Gives the socket back, for a tunnel.
     pub fn into_socket(self) -> Socket {
         self.socket
+    }
+
+    /// Gives hyper's own refusal of a head the words that all refusals have; `None` for every other write.
+    fn poll_instead(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.progress.phase() != Phase::Head {
+            return None;
+        }
+        let instead = match &mut self.instead {
+            Some(instead) => instead,
+            None => {
+                let early = Early::in_place_of(buf, &self.screen)?;
+                let bytes = early.bytes();
+                *self.progress.early.lock().unwrap_or_else(PoisonError::into_inner) = Some(early);
+                self.instead.insert(bytes.into())
+            }
+        };
+        while !instead.is_empty() {
+            match Pin::new(&mut self.socket).poll_write(cx, instead) {
+                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(sent)) => drop(instead.split_to(sent)),
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+                Poll::Pending => return Some(Poll::Pending),
+            }
+        }
+        Some(Poll::Ready(Ok(buf.len())))
     }
 
     /// Reads and forgets what the client still sends, so that the kernel does not answer it with a reset
@@ -182,6 +221,10 @@ impl AsyncRead for Inbound {
             if self.progress.phase() == Phase::Idle {
                 self.progress.begun.store(true, Ordering::Relaxed);
                 self.progress.enter(Phase::Head);
+                self.screen = Screen::default();
+            }
+            if self.progress.phase() == Phase::Head {
+                self.screen.look(&mut buf.filled_mut()[before..]);
             }
         }
         Poll::Ready(Ok(()))
@@ -190,7 +233,8 @@ impl AsyncRead for Inbound {
 
 impl AsyncWrite for Inbound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let instead = self.poll_instead(cx, buf);
+        let result = instead.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write(cx, buf));
         self.progress.note_write(&result);
         result
     }
@@ -200,7 +244,8 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let instead = if let [only] = bufs { self.poll_instead(cx, only) } else { None };
+        let result = instead.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write_vectored(cx, bufs));
         self.progress.note_write(&result);
         result
     }

@@ -15,8 +15,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::gateway;
 use crate::gateway::core::{Core, Peer, Seat};
+use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
+use crate::http::refusal::Refusal;
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::routing::table::RoutingTable;
@@ -41,10 +44,6 @@ enum Leave {
     Told,
 }
 
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 78\r\nconnection: close\r\n\r\n\
-    {\"detail\":\"The request head did not arrive in time\",\"code\":\"request_timeout\"}\n";
-
 /// Serves one connection to its end.
 pub async fn serve(
     core: Rc<Core>,
@@ -61,7 +60,7 @@ pub async fn serve(
     let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
     let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
     let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
-    let service = stack::service(core, peer, &in_flight);
+    let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);
     drop(table);
@@ -104,9 +103,13 @@ pub async fn serve(
         && let Some(parts) = connection.into_parts()
     {
         let mut io = parts.io.into_inner();
+        let early = Early::new(Refusal::HeadTimeout);
         // The client may be gone: then there is nobody to tell.
-        let _ = io.write_all(REQUEST_TIMEOUT).await;
+        let _ = io.write_all(&early.bytes()).await;
         let _ = io.shutdown().await;
+        gateway::note_early(&core, &peer, &early);
+    } else if let Some(early) = progress.take_early() {
+        gateway::note_early(&core, &peer, &early);
     }
 }
 
