@@ -256,6 +256,37 @@ fn each_request_is_one_line_of_the_access_log() {
 }
 
 #[test]
+fn a_head_that_never_became_a_request_is_one_line_too() {
+    let recorder = Recorder::start();
+    let mut gateway = Gateway::with(&recorder, |table| set(table, "server.header_timeout", "200ms"));
+    let bad = [
+        "GET / HTTP/1.2\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\nX : a\r\n\r\n",
+        "GET / HTTP/1.1\nHost: h\n\n",
+        "GET /slow",
+    ];
+    let mut answers = Vec::new();
+    for bytes in bad {
+        let mut connection = Connection::open(gateway.addr());
+        connection.send(bytes.as_bytes());
+        let answer = connection.read("GET").unwrap();
+        assert_eq!(answer.header("x-request-id"), Some(answer.field("request_id").as_str()), "{bytes:?}");
+        answers.push((answer.field("request_id"), answer.status, answer.field("code")));
+        connection.expect_closed();
+    }
+    assert_eq!(gateway.term().code(), Some(0));
+    let word = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
+    let mut lines: Vec<_> = gateway
+        .access_lines()
+        .iter()
+        .map(|line| (word(line, "request_id"), line["status"].as_u64().unwrap() as u16, word(line, "code")))
+        .collect();
+    lines.sort_unstable();
+    answers.sort_unstable();
+    assert_eq!(lines, answers);
+}
+
+#[test]
 fn hostile_text_is_escaped_and_cut_in_the_access_log() {
     let recorder = Recorder::start();
     let mut gateway = Gateway::start(&recorder);
