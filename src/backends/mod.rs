@@ -2,4 +2,5 @@
 
 pub mod dial;
 pub mod client;
+pub mod credential;
 pub mod circuit;

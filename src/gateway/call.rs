@@ -11,7 +11,7 @@ use hyper::ext::on_informational;
 
 use crate::gateway::core::{Core, Peer, is_in};
 use crate::http::body::{ClientBody, Gate, Upload};
-use crate::http::headers::{self, Head, Sender, X_REQUEST_ID};
+use crate::http::headers::{self, Head, Sender, X_REQUEST_ID, X_USER_ID};
 use crate::http::refusal::Refusal;
 use crate::limits;
 use crate::names::UserId;
@@ -59,15 +59,22 @@ impl Call {
     ) -> Result<Call, Refusal> {
         let head = headers::check(request, &table.limits)?;
         let identity = &table.identity;
-        if headers::is_nominated(request.headers(), &identity.header) {
+        let token_header = identity.jwt.as_ref().map(|jwt| &jwt.header);
+        if [Some(&identity.header), token_header]
+            .into_iter()
+            .flatten()
+            .any(|name| headers::is_nominated(request.headers(), name))
+        {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
         let may_identify = match &identity.trusted {
             Trusted::Any => true,
             Trusted::Networks(networks) => is_in(networks, peer.address),
         };
-        let identified =
-            identity::identify(request.headers(), may_identify, identity).map_err(|_| Refusal::BadIdentity)?;
+        let identified = identity::identify(request.headers(), may_identify, identity).map_err(|bad| {
+            record.error = Some(bad.to_string());
+            Refusal::BadIdentity
+        })?;
         record.user.clone_from(&identified.user);
         Ok(Call {
             head,
@@ -81,6 +88,17 @@ impl Call {
     /// Returns who asks, the default user included.
     pub fn user(&self) -> Option<&UserId> {
         self.identified.user.as_ref()
+    }
+
+    /// Refuses a request whose token is not valid, on the routes that are taken over; elsewhere it goes on as nobody's,
+    /// so that a token can be renewed.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidToken`].
+    pub fn refuse_bad_token(&self, record: &mut Record) -> Result<(), Refusal> {
+        let Some(bad) = self.identified.bad_token else { return Ok(()) };
+        record.error = Some(bad.to_string());
+        Err(Refusal::InvalidToken)
     }
 
     fn sender(&self) -> Sender<'_> {
@@ -171,9 +189,6 @@ impl Call {
         HeaderValue::from_str(&self.request_id).expect("visible ASCII, by construction")
     }
 }
-
-/// `X-User-Id`, as workers know it, whatever header the client uses.
-pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
 /// Client headers that workers always get: W3C trace context (`traceparent`, `tracestate`) and the user agent.
 const ALWAYS_FORWARDED: [HeaderName; 3] =

@@ -11,11 +11,11 @@ use tokio::time::sleep;
 
 use crate::exports::answer;
 use crate::gateway::attempt::{self, Seen, answer_bound};
-use crate::gateway::call::{self, X_USER_ID};
+use crate::gateway::call;
 use crate::gateway::core::Core;
 use crate::gateway::status;
 use crate::http::body::Reservation;
-use crate::http::headers::X_REQUEST_ID;
+use crate::http::headers::{X_REQUEST_ID, X_USER_ID};
 use crate::jobs::record::{Job, JobState};
 use crate::limits;
 use crate::names::{BackendName, JobId};

@@ -16,8 +16,10 @@ pub enum Refusal {
     ExpectationFailed,
     /// The path could mean another one to the backend.
     OddPath,
-    /// The identity header is duplicated, a list, or has control bytes.
+    /// The identity header, cookie or token is duplicated, a list, or has control bytes.
     BadIdentity,
+    /// The token is there and not valid.
+    InvalidToken,
     /// The request target is longer than `limits.target`.
     TargetTooLong,
     /// The head is larger than `limits.headers` or `limits.header_count`.
@@ -65,6 +67,7 @@ impl Refusal {
                 StatusCode::BAD_REQUEST
             }
             Refusal::NoWorkingVideo(_) => StatusCode::BAD_REQUEST,
+            Refusal::InvalidToken => StatusCode::UNAUTHORIZED,
             Refusal::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Refusal::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -90,6 +93,7 @@ impl Refusal {
             Refusal::ExpectationFailed => "expectation_failed",
             Refusal::OddPath => "odd_path",
             Refusal::BadIdentity => "bad_identity",
+            Refusal::InvalidToken => "invalid_token",
             Refusal::TargetTooLong => "target_too_long",
             Refusal::HeadersTooLarge => "headers_too_large",
             Refusal::BodyTooLarge => "body_too_large",
@@ -117,7 +121,8 @@ impl Refusal {
             Refusal::MethodNotImplemented => "This method is not supported",
             Refusal::ExpectationFailed => "Only the expectation 100-continue is supported",
             Refusal::OddPath => "The path contains a sequence that is not allowed here",
-            Refusal::BadIdentity => "The identity header must be one plain value",
+            Refusal::BadIdentity => "The identity of a request must be one plain value",
+            Refusal::InvalidToken => "The token is not valid",
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::HeadersTooLarge => "The request head is too large",
             Refusal::BodyTooLarge => "The request body is too large",
@@ -145,6 +150,11 @@ impl Refusal {
             Refusal::Overloaded | Refusal::NoBackend | Refusal::StoreUnavailable => Some(limits::RETRY_AFTER),
             _ => None,
         }
+    }
+
+    /// Returns what `WWW-Authenticate` asks for (RFC 6750, section 3).
+    pub fn challenge(&self) -> Option<&'static str> {
+        matches!(self, Refusal::InvalidToken).then_some("Bearer error=\"invalid_token\"")
     }
 
     /// Says whether the connection must not carry another request.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header;
 
-use crate::exports::outcome::{self, NotSent, Rules};
+use crate::exports::outcome::{self, NotSent, Outcome, Rules};
 use crate::exports::step::{self, Fallback, Policy, Step};
 use crate::exports::{answer, websocket_url};
 use crate::gateway::attempt::{self, Answer, Seen, answer_bound};
@@ -40,9 +40,15 @@ impl Start<'_> {
         };
         seen.note(record);
         let workers = &self.table.workers;
-        let rules = Rules { declined: &workers.declined, credential: false };
+        let rules = Rules { declined: &workers.declined, credential: workers.backend.credential.is_some() };
         let outcome = outcome::judge_workers(seen.attempt(), rules);
         record.outcome = Some(outcome.as_str());
+        if let Outcome::Declined(declined) = &outcome
+            && declined.is_credential()
+        {
+            let status = declined.status().as_u16();
+            tracing::error!(request_id = %record.request_id, status, "workers refuse the gateway's credential");
+        }
         let policy = Policy { fallback: workers.fallback, idempotent: false, keyed: false };
         match step::next(outcome, policy) {
             Step::Complete(job) => self.complete(seen, job, user, record).await,
