@@ -116,14 +116,14 @@ fn head(core: &Core, table: &RoutingTable, backend: &Backend, job: &Job) -> Head
     put(header::USER_AGENT, concat!("export-gateway/", env!("CARGO_PKG_VERSION")));
     put(X_REQUEST_ID, &core.fresh_id());
     headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-    if let Some(user) = &job.user
-        && let Ok(value) = HeaderValue::from_bytes(&user.header_bytes())
-    {
-        let name = match job.backend {
-            BackendName::Legacy => table.identity.header.clone(),
-            BackendName::Workers => X_USER_ID,
+    if let Some(user) = &job.user {
+        let (name, value) = match job.backend {
+            BackendName::Legacy => (table.identity.header.clone(), HeaderValue::from_bytes(&user.header_bytes()).ok()),
+            BackendName::Workers => (X_USER_ID, call::user_for_workers(user).ok()),
         };
-        headers.insert(name, value);
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     }
     headers
 }

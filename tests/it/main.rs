@@ -10,3 +10,5 @@ mod support;
 mod start;
 mod start_body;
 mod input_key;
+mod identity;
+mod credential;

@@ -12,6 +12,7 @@ pub mod parts;
 pub mod raw_websocket;
 pub mod rude;
 pub mod scene;
+pub mod tokens;
 pub mod websocket;
 pub mod wire;
 
