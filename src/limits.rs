@@ -8,6 +8,14 @@ pub const JOB_ID: usize = 128;
 pub const EXPORT_TYPE: usize = 64;
 /// Longest request id taken from a client, bytes of visible ASCII.
 pub const REQUEST_ID: usize = 128;
+/// Longest value of a cookie or claim that names a user, bytes.
+pub const USER_VALUE: usize = 1_024;
+/// Longest JSON Web Token that is looked at, bytes: with a dozen claims they have one or two KiB.
+pub const TOKEN: usize = 8 * 1024;
+/// How far clocks may be apart where a token's time is checked.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(30);
+/// Most keys that tokens are checked with: a token without a key id may be tried with each.
+pub const TOKEN_KEYS: usize = 16;
 /// Largest configuration file that is read, bytes: far above any real one, far below what hurts.
 pub const CONFIG_FILE: u64 = 1024 * 1024;
 /// Most problems of one configuration file that are reported.

@@ -67,6 +67,9 @@ pub fn readiness(admin: &Admin, table: &RoutingTable) -> Readiness {
     for problem in reloads.problems {
         add("config_refused", problem);
     }
+    for line in reloads.stale {
+        add("key_file_refused", line);
+    }
     for key in reloads.needs_restart {
         add("config_needs_restart", format!("{key} has changed in the file: it applies after a restart"));
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
+use crate::backends::credential;
 use crate::backends::dial::{DialError, Dialer};
 use crate::http::body::{Gate, Upload, UploadError};
 use crate::http::socket::Peek;
@@ -171,9 +172,13 @@ impl Client {
         &self,
         name: BackendName,
         backend: &Backend,
-        request: Request<Upload>,
+        mut request: Request<Upload>,
         head_limit: Duration,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
+        if name == BackendName::Workers {
+            // Here and nowhere else, so that no way to workers can forget it.
+            credential::present(&mut request, backend.credential.as_ref(), SystemTime::now());
+        }
         let moved = request.body().moved();
         let mut deadline = Instant::now() + head_limit;
         let mut sent = pin!(self.send_unbounded(name, backend, request));

@@ -3,4 +3,5 @@
 pub mod dial;
 pub mod client;
 mod window;
+pub mod credential;
 pub mod circuit;

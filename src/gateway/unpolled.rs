@@ -11,11 +11,11 @@ use tokio::time::sleep;
 
 use crate::exports::answer;
 use crate::gateway::attempt::{self, Seen, answer_bound};
-use crate::gateway::call::{self, X_USER_ID};
+use crate::gateway::call;
 use crate::gateway::core::Core;
 use crate::gateway::status;
 use crate::http::body::Reservation;
-use crate::http::headers::X_REQUEST_ID;
+use crate::http::headers::{X_REQUEST_ID, X_USER_ID};
 use crate::jobs::record::{Job, JobState};
 use crate::limits;
 use crate::names::{BackendName, JobId};
@@ -123,14 +123,14 @@ fn head(core: &Core, table: &RoutingTable, backend: &Backend, job: &Job) -> Head
     put(header::USER_AGENT, concat!("export-gateway/", env!("CARGO_PKG_VERSION")));
     put(X_REQUEST_ID, &core.fresh_id());
     headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-    if let Some(user) = &job.user
-        && let Ok(value) = HeaderValue::from_bytes(&user.header_bytes())
-    {
-        let name = match job.backend {
-            BackendName::Legacy => table.identity.header.clone(),
-            BackendName::Workers => X_USER_ID,
+    if let Some(user) = &job.user {
+        let (name, value) = match job.backend {
+            BackendName::Legacy => (table.identity.header.clone(), HeaderValue::from_bytes(&user.header_bytes()).ok()),
+            BackendName::Workers => (X_USER_ID, call::user_for_workers(user).ok()),
         };
-        headers.insert(name, value);
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     }
     headers
 }

@@ -15,6 +15,7 @@ pub mod rude;
 pub mod scene;
 pub mod stand_in;
 pub mod tls;
+pub mod tokens;
 pub mod websocket;
 pub mod wire;
 
