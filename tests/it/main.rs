@@ -18,6 +18,7 @@ mod input_key;
 mod job_socket;
 mod jobs;
 mod limits;
+mod names;
 mod outcome;
 mod properties;
 mod refuse;
