@@ -33,4 +33,5 @@ mod support;
 mod target;
 mod tidy;
 mod unknown_job;
+mod unpolled;
 mod websocket;
