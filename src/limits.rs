@@ -134,6 +134,15 @@ pub const POOL_IDLE: usize = 1_024;
 pub const EARLY_CLOSE: Duration = Duration::from_secs(1);
 /// How long requests that cannot be repeated get connections of their own after that.
 pub const DISTRUST: Duration = Duration::from_secs(60);
+/// How long an answer about a name counts as new: with the pools' sweep, a new address is used within a second of the
+/// time that the system's resolver knows it.
+pub const DNS_FRESH: Duration = Duration::from_millis(700);
+/// How long a new connection waits for a look-up before the last good addresses have to do.
+pub const DNS_PATIENCE: Duration = Duration::from_millis(250);
+/// Threads that look names up: one for each backend, and as many for names that a reload has just replaced.
+pub const DNS_THREADS: usize = 4;
+/// Look-ups that wait for a thread; a name is in it once at the most.
+pub const DNS_QUEUE: usize = 64;
 /// Two address families are tried this far apart (RFC 8305 says 250 ms).
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are dialled at the most.

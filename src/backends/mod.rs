@@ -1,5 +1,6 @@
 //! Connections to backends: dialling, pooling, sending.
 
+pub mod resolve;
 pub mod dial;
 pub mod client;
 mod window;

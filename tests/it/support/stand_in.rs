@@ -1,5 +1,6 @@
 //! A backend in the place of legacy or workers that answers starts as it is told, and counts what it is asked.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -37,6 +38,11 @@ pub struct StandIn {
 impl StandIn {
     /// Starts one whose jobs are called `name-0`, `name-1` …
     pub fn start(name: &'static str) -> StandIn {
+        StandIn::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), name)
+    }
+
+    /// The same at a given address.
+    pub fn start_at(addr: SocketAddr, name: &'static str) -> StandIn {
         let told = Arc::new(Told {
             say: Mutex::new(Say::Job),
             changed: Condvar::new(),
@@ -44,7 +50,7 @@ impl StandIn {
             polls: AtomicUsize::new(0),
         });
         let heard = Arc::clone(&told);
-        let backend = Backend::start(move |_, wire| {
+        let backend = Backend::start_at(addr, move |_, wire| {
             loop {
                 let (head, _) = read_request(wire)?;
                 if !answer(name, &heard, &head, wire) {
