@@ -64,7 +64,11 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn open(path: &Path) -> io::Result<Jobs> {
-    let settings = Settings { keep: Duration::from_secs(7 * 86_400), clock: Clock::system() };
+    let settings = Settings {
+        keep: Duration::from_secs(7 * 86_400),
+        key_keep: Duration::from_secs(86_400),
+        clock: Clock::system(),
+    };
     let jobs = Jobs::open(&StoreLocation::File(path.to_owned()), settings).map_err(io::Error::other)?;
     jobs.health().map_err(io::Error::other)?;
     Ok(jobs)
@@ -111,6 +115,9 @@ fn intent() -> Intent {
         started_ms: now,
         deadline_ms: now + 65_000,
         state: IntentState::Running,
+        claim: None,
+        resend: None,
+        answer: None,
     }
 }
 

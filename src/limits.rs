@@ -66,6 +66,24 @@ pub const DAMAGED_KEPT: usize = 16;
 pub const STORE_READERS: usize = 2;
 /// Owners that could not be written and are tried again; beyond it the oldest is given up and logged.
 pub const OWED_JOBS: usize = 100_000;
+/// Longest `Idempotency-Key` of a client, bytes of visible ASCII.
+pub const CLIENT_KEY: usize = 255;
+/// Largest answer that is kept for a client's key, bytes of body and content type: real ones have some hundred.
+pub const KEPT_ANSWER: usize = 16 * 1024;
+/// How often it is tried to forget a start that made no job while the store is away, once a [`STORE_RETRY`].
+pub const FREE_TRIES: usize = 600;
+/// How often a key is tried to be claimed that changes hands at the same moment.
+pub const CLAIM_TRIES: usize = 3;
+/// Starts that a crash left open are asked of workers again up to this age: no Worker remembers keys for ever.
+pub const ASK_AGAIN_AGE: Duration = Duration::from_secs(60 * 60);
+/// Open starts of before that are asked of workers at the same time.
+pub const ASK_AGAIN_AT_ONCE: usize = 8;
+/// Open starts of before that are read at a time, with their bodies.
+pub const ASK_AGAIN_BATCH: usize = 64;
+/// How often workers that cannot be reached are tried for the open starts of before, and how far apart.
+pub const ASK_AGAIN_TRIES: usize = 12;
+/// The pause between two such tries.
+pub const ASK_AGAIN_PAUSE: Duration = Duration::from_secs(5);
 /// Expiry begins this long after the start, and looks this often.
 pub const EXPIRY_EVERY: Duration = Duration::from_secs(60);
 /// Expiry goes on this soon when a pass found as much as it may delete.
@@ -102,12 +120,20 @@ pub const INPUT_KEY: usize = 1_024;
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
-/// How long a connection may still begin a request once the gateway is draining: it may have been accepted just now.
-pub const DRAIN_GRACE: Duration = Duration::from_millis(100);
 /// Most bytes thrown away while a closed connection lingers.
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// How long a listener that is to close still accepts, so that those who have just been told of it are served.
+pub const LAST_ACCEPTS: Duration = Duration::from_millis(50);
+/// How long handshakes that are under way may take to complete after that.
+pub const LAST_HANDSHAKES: Duration = Duration::from_millis(20);
+/// How long a connection that came while the gateway was going down has for the first byte of its one request.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Idle connections kept per backend and thread.
 pub const POOL_IDLE: usize = 1_024;
+/// A backend that closes a connection this soon after an answer may be closing the next one right now.
+pub const EARLY_CLOSE: Duration = Duration::from_secs(1);
+/// How long requests that cannot be repeated get connections of their own after that.
+pub const DISTRUST: Duration = Duration::from_secs(60);
 /// Two address families are tried this far apart (RFC 8305 says 250 ms).
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are dialled at the most.
@@ -139,6 +165,8 @@ pub const CONFIG_LINKS: usize = 8;
 
 /// Access-log lines are written at least this often.
 pub const LOG_FLUSH: Duration = Duration::from_millis(500);
+/// How long the end of the process waits for the access log's reader.
+pub const LOG_END: Duration = Duration::from_secs(1);
 /// Bytes of access log that a thread gathers before it hands them over.
 pub const LOG_BUFFER: usize = 64 * 1024;
 /// Buffers that wait for the log's writer before lines are dropped and counted.

@@ -16,14 +16,14 @@ fn main() -> ExitCode {
     if let Some(code) = args.run_offline() {
         return code;
     }
-    let (table, warnings) = match cli::load(&args.config) {
+    let (table, warnings) = match cli::load_to_serve(&args.config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     telemetry::tracing::init(args.log_format());
     let environment = config::environment_warnings(&table).into_iter().chain(config::mount_warning(&args.config));
     for warning in warnings.into_iter().chain(environment) {
-        tracing::warn!(key = warning.key, "{}", warning.message);
+        tracing::warn!(key = warning.key, "{warning}");
     }
     cli::run::run(&args.config, table, args.log_format())
 }

@@ -109,8 +109,9 @@ class Story:
             f"{wanted} does not know the job {job['job_id']}",
         )
         line = self.gateway.access_line(name)
-        why = self.voice.dim(f"reason {line.get('reason')}, bucket {line.get('bucket')}")
-        self.voice.say(f"{user} starts an export  →  {self.voice.backend(wanted)}  job {job['job_id'][:8]}  {why}")
+        why = self.voice.dim(f"reason {line.get('reason')}, bucket {line.get('bucket')} of 10000")
+        who, went = f"{user} starts an export", self.voice.backend(wanted) + " " * (7 - len(wanted))
+        self.voice.say(f"{who:<23} →  {went}  job {job['job_id'][:8]}  {why}")
         return job, line
 
     def status(self, user: str, job: str, wanted: str, path: str = "/api/export/overlay/status/") -> dict:
@@ -140,22 +141,28 @@ class Story:
         return job
 
     def moved(self, old: dict) -> tuple[dict, Follower]:
-        self.voice.step("One line moves everybody to workers")
-        self.percent(0, 100)
+        self.voice.step("One line moves half of the users to workers")
+        self.percent(0, 50)
         job, _ = self.start("maya", "workers")
+        self.start("jonas", "legacy")
+        explained = self.gateway.run("explain", "--user", "jonas", "--type", "overlay")
+        claim(explained.returncode == 0, f"`explain` ended with {explained.returncode}: {explained.stderr}")
+        self.voice.say(self.voice.dim("$ export-gateway explain --user jonas --type overlay"))
+        self.voice.quote(explained.stdout)
+        claim(explained.stdout.startswith("legacy\n"), "`explain` does not agree with where jonas went")
         url = job.get("websocket_url")
         claim(url, "the answer has no websocket_url")
-        self.voice.say(self.voice.dim(url))
+        self.voice.say(f"maya's browser follows {self.voice.dim(url)}")
         follower = Follower(url)
         follower.watch(self.voice, until=40)
         self.voice.good("live progress over the WebSocket")
         self.status("maya", old["job_id"], "legacy")
-        self.voice.good(f"her earlier job still answers from {self.voice.backend('legacy')}")
+        self.voice.good(f"maya's earlier job still answers from {self.voice.backend('legacy')}")
         return job, follower
 
     def rolled_back(self, job: dict, follower: Follower) -> None:
         self.voice.step("Roll back while that job runs")
-        self.percent(100, 0)
+        self.percent(50, 0)
         self.start("maya", "legacy")
         shown = self.status("maya", job["job_id"], "workers")
         claim(shown["status"] == "processing", f"the job should still be running, it is {shown['status']}")
@@ -189,7 +196,9 @@ class Story:
         self.start("jonas", "legacy")
         ready = httpx.get(f"{self.gateway.admin}/readyz")
         claim(ready.status_code == 200, f"/readyz says {ready.status_code}")
-        self.voice.good("refused with line and reason; the last good file serves on, and the gateway stays ready")
+        claim(ready.json()["status"] == "degraded" and f":{number}: " in ready.text, f"/readyz says {ready.text}")
+        self.voice.good("refused with line and reason; the last good file serves on")
+        self.voice.good(f"/readyz stays {ready.status_code}, and shows the same until a good file comes")
         self.gateway.write(good)
         wait_for(
             "the good file is back", lambda: self.gateway.metric("export_gateway_config_last_reload_successful") == 1
@@ -234,15 +243,17 @@ class Story:
 
 def addresses(stage: Stage, voice: Voice) -> None:
     gateway = stage.gateway
-    for name, where, what in (
+    shown = (
         ("gateway", gateway.url, "clients come here"),
-        ("admin", gateway.admin, "dashboard, /metrics, /readyz"),
+        ("admin", gateway.admin, "for operators: /metrics, /readyz"),
         ("legacy", stage.legacy.url, "FastAPI on uvicorn"),
         ("workers", stage.workers.url, "a Durable Object per job, on workerd"),
         ("runpod", stage.runpod.url, "a simulator; the gateway never calls it"),
         ("file", str(gateway.config), "edit it: live within a second"),
-    ):
-        voice.say(f"{voice.bold(f'{name:8}')} {where:<28} {voice.dim(what)}")
+    )
+    width = max(len(where) for _, where, _ in shown)
+    for name, where, what in shown:
+        voice.say(f"{voice.bold(f'{name:8}')} {where:<{width}}  {voice.dim(what)}")
 
 
 def stay(stage: Stage, voice: Voice) -> None:

@@ -1,9 +1,12 @@
 //! Readiness: not ready only while starting or draining; degraded, with reasons, while something needs a person.
 
+use std::time::Instant;
+
 use http::StatusCode;
 use serde_json::json;
 
 use crate::admin::Admin;
+use crate::backends::circuit::CircuitState;
 use crate::config;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
@@ -72,6 +75,12 @@ pub fn readiness(admin: &Admin, table: &RoutingTable) -> Readiness {
     }
     for warning in config::environment_warnings(table) {
         add("config_warning", warning.to_string());
+    }
+    match admin.gateway.circuit.state(Instant::now()) {
+        CircuitState::Closed => {}
+        state @ (CircuitState::Open | CircuitState::HalfOpen) => {
+            add("circuit_open", format!("workers fail: their circuit is {}, new starts go to legacy", state.as_str()));
+        }
     }
     if let Err(cause) = admin.gateway.jobs.health() {
         add("store_unavailable", cause);

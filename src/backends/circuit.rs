@@ -12,11 +12,10 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::backends::window::Window;
 use crate::exports::step::Counted;
 use crate::routing::table::{BaseUrl, Circuit as Settings};
 
-/// The window is counted in this many slices, so that its size in memory does not grow with the traffic.
-const SLICES: u32 = 10;
 /// `Retry-After` is believed within these bounds, seconds (the failure rules).
 const RETRY_AFTER: std::ops::RangeInclusive<u64> = 1..=60;
 /// An opening lasts its back-off times 0.9 to 1.1, so that replicas do not probe in step.
@@ -33,6 +32,8 @@ struct Inner {
     state: State,
     /// Openings since it was last closed: how often the back-off has doubled.
     openings: u32,
+    /// Openings ever: a probe of an earlier one has no say in a later one.
+    opening: u64,
 }
 
 #[derive(Debug)]
@@ -91,7 +92,7 @@ pub struct Pass {
 enum Kind {
     Ordinary,
     /// A probe of the opening with this number: one of an earlier opening has no place to give back.
-    Probe(u32),
+    Probe(u64),
     Reported,
 }
 
@@ -109,20 +110,20 @@ impl Circuit {
     pub fn admit(self: &Arc<Circuit>, settings: &Settings, url: &BaseUrl, now: Instant) -> Option<Pass> {
         let mut inner = self.lock();
         if inner.url.as_ref() != Some(url) {
-            *inner = Inner { url: Some(url.clone()), ..Inner::default() };
+            *inner = Inner { url: Some(url.clone()), opening: inner.opening + 1, ..Inner::default() };
         }
         if let State::Open { until } = inner.state
             && now >= until
         {
             inner.state = State::HalfOpen { out: 0, succeeded: 0 };
         }
-        let openings = inner.openings;
+        let opening = inner.opening;
         let kind = match &mut inner.state {
             State::Closed(_) => Kind::Ordinary,
             State::Open { .. } => return None,
             State::HalfOpen { out, succeeded } if *out + *succeeded < settings.probes => {
                 *out += 1;
-                Kind::Probe(openings)
+                Kind::Probe(opening)
             }
             State::HalfOpen { .. } => return None,
         };
@@ -164,7 +165,7 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let Kind::Probe(opening) = self.kind else { return };
         let mut inner = self.circuit.lock();
-        if opening == inner.openings
+        if opening == inner.opening
             && let State::HalfOpen { out, .. } = &mut inner.state
         {
             *out = out.saturating_sub(1);
@@ -199,7 +200,7 @@ impl Inner {
                 None
             }
             (State::Open { .. }, _) => None,
-            (State::HalfOpen { out, succeeded }, counted) if kind == Kind::Probe(self.openings) => {
+            (State::HalfOpen { out, succeeded }, counted) if kind == Kind::Probe(self.opening) => {
                 *out = out.saturating_sub(1);
                 match counted {
                     Counted::Not => None,
@@ -223,6 +224,7 @@ impl Inner {
         let doubled = settings.open.saturating_mul(1_u32.checked_shl(self.openings).unwrap_or(u32::MAX));
         let back_off = doubled.min(settings.open_max).mul_f64(jitter()).max(asked);
         self.openings = self.openings.saturating_add(1);
+        self.opening += 1;
         self.state = State::Open { until: now + back_off };
         Change::Opened(back_off)
     }
@@ -232,54 +234,6 @@ impl Inner {
 fn jitter() -> f64 {
     let random = f64::from((RandomState::new().hash_one(0_u8) >> 32) as u32) / f64::from(u32::MAX);
     1.0 - JITTER + 2.0 * JITTER * random
-}
-
-/// Outcomes of the last while, and failures in a row.
-#[derive(Debug, Default)]
-struct Window {
-    slices: [Slice; SLICES as usize],
-    in_a_row: u32,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Slice {
-    began: Option<Instant>,
-    outcomes: u32,
-    failures: u32,
-}
-
-impl Window {
-    fn count(&mut self, settings: &Settings, now: Instant, failure: bool) {
-        for slice in &mut self.slices {
-            if slice.began.is_some_and(|began| now.saturating_duration_since(began) >= settings.window) {
-                *slice = Slice::default();
-            }
-        }
-        let length = settings.window / SLICES;
-        let current = self
-            .slices
-            .iter()
-            .position(|slice| slice.began.is_some_and(|began| now.saturating_duration_since(began) < length))
-            .or_else(|| self.slices.iter().position(|slice| slice.began.is_none()))
-            // All are in use: the oldest is about to fall out of the window anyway.
-            .or_else(|| (0..self.slices.len()).min_by_key(|at| self.slices[*at].began))
-            .unwrap_or(0);
-        let slice = &mut self.slices[current];
-        let fresh = slice.began.is_none_or(|began| now.saturating_duration_since(began) >= length);
-        if fresh {
-            *slice = Slice { began: Some(now), ..Slice::default() };
-        }
-        slice.outcomes = slice.outcomes.saturating_add(1);
-        slice.failures = slice.failures.saturating_add(u32::from(failure));
-        self.in_a_row = if failure { self.in_a_row.saturating_add(1) } else { 0 };
-    }
-
-    fn is_bad(&self, settings: &Settings) -> bool {
-        let outcomes: u32 = self.slices.iter().map(|slice| slice.outcomes).sum();
-        let failures: u32 = self.slices.iter().map(|slice| slice.failures).sum();
-        let share = f64::from(failures) / f64::from(outcomes.max(1));
-        self.in_a_row >= settings.consecutive || (outcomes >= settings.minimum && share >= settings.failure_share)
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{Method, Request, Response};
@@ -18,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::backends::credential;
 use crate::backends::dial::{DialError, Dialer};
-use crate::http::body::{Upload, UploadError};
+use crate::http::body::{Gate, Upload, UploadError};
 use crate::http::socket::Peek;
 use crate::limits;
 use crate::names::BackendName;
@@ -96,6 +97,9 @@ pub struct Client {
 struct Pool {
     url: Option<BaseUrl>,
     idle: VecDeque<Idle>,
+    /// Until then a request that cannot be repeated gets a connection of its own: this backend was seen to close
+    /// connections soon after an answer, and a close that is on its way cannot be seen.
+    distrusted_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -116,15 +120,32 @@ struct Connection {
 pub struct Lease {
     connection: Option<Connection>,
     pool: Rc<RefCell<Pool>>,
+    kept_back: Option<Arc<Gate>>,
 }
 
 impl Lease {
+    /// Notes that the request's body was kept back: the connection cannot be used again and ends with the answer.
+    pub fn keep_back(&mut self, gate: Arc<Gate>) {
+        self.kept_back = Some(gate);
+    }
+
     /// Gives the connection back.
     pub fn give_back(mut self) {
+        if self.kept_back.is_some() {
+            return;
+        }
         let Some(connection) = self.connection.take() else { return };
         let mut pool = self.pool.borrow_mut();
         if pool.url.as_ref() == Some(&connection.url) && pool.idle.len() < limits::POOL_IDLE {
             pool.idle.push_back(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.kept_back {
+            gate.end();
         }
     }
 }
@@ -191,7 +212,7 @@ impl Client {
             };
             let mut failed = match connection.sender.try_send_request(request).await {
                 Ok(answer) => {
-                    let lease = Lease { connection: Some(connection), pool: pool.clone() };
+                    let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));
                 }
                 Err(failed) => failed,
@@ -237,7 +258,15 @@ impl Client {
             while pool.idle.front().is_some_and(|idle| idle.since.elapsed() >= backend.idle_timeout) {
                 pool.idle.pop_front();
             }
-            pool.idle.retain(|idle| !idle.connection.sender.is_closed());
+            let mut is_early = false;
+            pool.idle.retain(|idle| {
+                let is_closed = idle.connection.sender.is_closed();
+                is_early |= is_closed && idle.since.elapsed() < limits::EARLY_CLOSE;
+                !is_closed
+            });
+            if is_early {
+                pool.distrust();
+            }
         }
     }
 }
@@ -250,17 +279,32 @@ fn checkout(pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<C
         pool.url = Some(backend.url.clone());
         pool.idle.clear();
     }
-    while let Some(idle) = pool.idle.pop_back() {
-        if idle.since.elapsed() >= backend.idle_timeout {
+    let now = Instant::now();
+    if repeat == Repeat::Never && pool.distrusted_until.is_some_and(|until| now < until) {
+        return None;
+    }
+    while let Some(Idle { connection, since }) = pool.idle.pop_back() {
+        if now.duration_since(since) >= backend.idle_timeout {
             pool.idle.clear();
             return None;
         }
-        let Idle { connection, .. } = idle;
         if connection.sender.is_ready() && (repeat == Repeat::Safe || connection.peek.is_quiet()) {
             return Some(connection);
         }
+        if now.duration_since(since) < limits::EARLY_CLOSE {
+            pool.distrust();
+            if repeat == Repeat::Never {
+                return None;
+            }
+        }
     }
     None
+}
+
+impl Pool {
+    fn distrust(&mut self) {
+        self.distrusted_until = Some(Instant::now() + limits::DISTRUST);
+    }
 }
 
 /// Copies a request without a body. What hyper keeps of its fields' spelling is left out: copying it costs every GET

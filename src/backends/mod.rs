@@ -3,4 +3,5 @@
 pub mod dial;
 pub mod client;
 pub mod credential;
+mod window;
 pub mod circuit;

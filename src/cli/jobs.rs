@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::jobs::clock::Clock;
 use crate::jobs::record::{Intent, IntentState, Job};
-use crate::jobs::sqlite::{rows, schema};
+use crate::jobs::sqlite::{intents, rows, schema};
 use crate::limits;
 use crate::names::{BackendName, ExportType, JobId, UserId};
 use crate::routing::table::{RoutingTable, StoreLocation};
@@ -113,8 +113,8 @@ type Open = (Vec<Job>, Vec<Intent>, [i64; 2]);
 
 fn read(conn: &Connection, backend: Option<BackendName>, now_ms: u64) -> rusqlite::Result<Open> {
     let jobs = rows::open_jobs(conn, backend, limits::LISTED)?;
-    let intents = rows::open_intents(conn, backend, limits::LISTED, now_ms)?;
-    Ok((jobs, intents, rows::open_counts(conn)?))
+    let open = intents::open_intents(conn, backend, limits::LISTED, now_ms)?;
+    Ok((jobs, open, rows::open_counts(conn)?))
 }
 
 /// Opens the store for reading; `None` when there is no file.
@@ -153,7 +153,7 @@ fn intent_line(intent: &Intent, now_ms: u64) -> [String; 8] {
         intent.state.as_str().to_owned(),
         match (intent.state, left) {
             (IntentState::Unknown, 0) => "passed".to_owned(),
-            (IntentState::Unknown, _) => "-".to_owned(),
+            (IntentState::Unknown | IntentState::Answered, _) => "-".to_owned(),
             (IntentState::Running, _) => format!("in {}", words(left)),
         },
         intent.request_id.to_string(),
@@ -259,7 +259,11 @@ mod tests {
         assert!(printed(|out| list_to(out, &path, None, false, NOW_MS)).unwrap().contains("no job store yet"));
         assert!(!path.exists());
 
-        let settings = Settings { keep: Duration::from_secs(86_400), clock: Clock::system() };
+        let settings = Settings {
+            keep: Duration::from_secs(86_400),
+            key_keep: Duration::from_secs(86_400),
+            clock: Clock::system(),
+        };
         let jobs = Jobs::open(&StoreLocation::File(path.clone()), settings).unwrap();
         let job = Job {
             id: JobId::parse("j1").unwrap(),
@@ -282,6 +286,9 @@ mod tests {
                 started_ms: NOW_MS - 35_000,
                 deadline_ms,
                 state: IntentState::Running,
+                claim: None,
+                resend: None,
+                answer: None,
             };
             jobs.begin(intent).await.unwrap();
         }

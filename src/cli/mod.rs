@@ -1,7 +1,9 @@
 //! The command line: what can be asked for, and the commands that need no running gateway.
 
 pub mod check;
+pub mod diff;
 pub mod explain;
+pub mod healthcheck;
 pub mod jobs;
 pub mod run;
 
@@ -21,11 +23,12 @@ pub const EXIT_CONFIG: u8 = 64;
 
 const EXAMPLES: &str = "\
 Examples:
-  export-gateway                                     serve as gateway.toml says
-  export-gateway --config /etc/gw/gateway.toml check find every problem of a file, before it is live
-  export-gateway explain --user ann --type overlay   say where ann's next export starts, and why
-  export-gateway jobs show 0192f0c1                  say which backend owns a job
-  export-gateway jobs list --open --backend workers  list what would be lost if workers went away
+  export-gateway                                      serve as gateway.toml says
+  export-gateway check --config new.toml              find every problem of a file, before it is live
+  export-gateway explain --user ann --type overlay    say where ann's next export starts, and why
+  export-gateway diff gateway.toml new.toml          say who would move
+  export-gateway jobs show 0192f0c1                   say which backend owns a job
+  export-gateway jobs list --open --backend workers   list what would be lost if workers went away
 
 The file is live within a second of being saved; kill -HUP makes the gateway look at once.";
 
@@ -53,6 +56,15 @@ pub enum Command {
     Check,
     /// Say where a start would go, and why
     Explain(ExplainArgs),
+    /// Say who would move if one file took another's place
+    Diff(DiffArgs),
+    /// Ask a running gateway whether it is ready; for containers
+    Healthcheck,
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Ask the job store
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -73,6 +85,18 @@ pub struct ExplainArgs {
     /// Answer as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// The file that serves
+    pub old: PathBuf,
+    /// The file that is to take its place
+    pub new: PathBuf,
+    /// A file with one user a line: who of them would move
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
 }
 
 /// Commands of `jobs`.
@@ -110,6 +134,14 @@ impl Args {
             None | Some(Command::Run) => None,
             Some(Command::Check) => Some(check::run(&self.config)),
             Some(Command::Explain(args)) => Some(with_table(&self.config, |table| explain::run(table, args))),
+            Some(Command::Diff(args)) => Some(diff::run(args)),
+            Some(Command::Healthcheck) => Some(with_table(&self.config, healthcheck::run)),
+            Some(Command::Completions { shell }) => {
+                let mut script = Vec::new();
+                let mut command = <Args as clap::CommandFactory>::command();
+                clap_complete::generate(*shell, &mut command, "export-gateway", &mut script);
+                Some(write_out(&String::from_utf8_lossy(&script)))
+            }
             Some(Command::Jobs(JobsCommand::Show { id })) => {
                 Some(with_table(&self.config, |table| jobs::show(table, id)))
             }
@@ -137,13 +169,22 @@ pub fn process_env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Loads the configuration for a start.
+/// Loads the configuration to serve by it.
 ///
 /// # Errors
 /// Exit code 64, after every problem was written to standard error.
-pub fn load(path: &Path) -> Result<(RoutingTable, Vec<Warning>), ExitCode> {
+pub fn load_to_serve(path: &Path) -> Result<(RoutingTable, Vec<Warning>), ExitCode> {
+    load_or(path, "the gateway does not start")
+}
+
+/// Loads the configuration to look at it; the errors are those of [`load_to_serve`].
+fn load(path: &Path) -> Result<(RoutingTable, Vec<Warning>), ExitCode> {
+    load_or(path, "nothing was changed")
+}
+
+fn load_or(path: &Path, consequence: &str) -> Result<(RoutingTable, Vec<Warning>), ExitCode> {
     config::load_file(path, &process_env).map_err(|problems| {
-        write_problems(path, &problems);
+        write_problems(path, &problems, consequence);
         ExitCode::from(EXIT_CONFIG)
     })
 }
@@ -155,8 +196,8 @@ fn with_table(path: &Path, command: impl FnOnce(&RoutingTable) -> ExitCode) -> E
     }
 }
 
-/// Writes every problem in its long form, then how many there are.
-fn write_problems(path: &Path, problems: &[Problem]) {
+/// Writes every problem in its long form, then how many there are and what that means.
+fn write_problems(path: &Path, problems: &[Problem], consequence: &str) {
     let mut text = String::new();
     for problem in problems {
         text += &problem.long();
@@ -166,7 +207,7 @@ fn write_problems(path: &Path, problems: &[Problem]) {
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),
     };
-    text += &format!("{count} in {}; nothing was changed.\n", path.display());
+    text += &format!("{count} in {}; {consequence}.\n", path.display());
     // Standard error may be closed; the exit code still tells.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -68,10 +68,36 @@ struct Process {
     gateway: Arc<Gateway>,
     reload: Arc<ReloadStatus>,
     stage: watch::Sender<Stage>,
+    signals: Signals,
     writer: Writer,
 }
 
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens from now on; what comes before it is asked for is not lost.
+    fn listen() -> Result<Signals, StartError> {
+        let on = |kind| signal(kind).map_err(|source| StartError::System { what: "a signal handler", source });
+        Ok(Signals {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+}
+
 fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::System { what: "a runtime", source })?;
+    // Before anything is served: a stop that comes while the store opens still ends in order.
+    let signals = runtime.block_on(async { Signals::listen() })?;
     raise_descriptors(table.limits.connections);
     let fixed = table.fixed.clone();
     let (access_log, writer) = AccessLog::start(std::io::stdout(), format)
@@ -89,7 +115,10 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
         key: "admin.listen",
         source,
     })?;
-    let jobs = Jobs::open(&fixed.store, Settings { keep: table.jobs.keep, clock: Clock::system() })?;
+    let jobs = Jobs::open(
+        &fixed.store,
+        Settings { keep: table.jobs.keep, key_keep: table.jobs.key_keep, clock: Clock::system() },
+    )?;
     let table = Arc::new(ArcSwap::from_pointee(table));
     let gateway = Arc::new(Gateway::new(table.clone(), jobs, Lookups::start(), metrics));
     let (stage, stages) = watch::channel(Stage::Serving);
@@ -107,13 +136,12 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
     drop(done);
     tracing::info!(%address, threads = threads.len(), version = env!("CARGO_PKG_VERSION"), "listening");
     let reload = Arc::new(ReloadStatus::default());
-    let process = Process { gateway, reload, stage, writer };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| StartError::System { what: "a runtime", source })?;
+    let process = Process { gateway, reload, stage, signals, writer };
     let loopback = fixed.admin_listen.ip().is_loopback();
-    runtime.block_on(live(path, process, admin_listener, loopback, all_done))
+    let ended = runtime.block_on(live(path, process, admin_listener, loopback, all_done));
+    // Not dropped: that would wait for a blocking call that hangs.
+    runtime.shutdown_background();
+    ended
 }
 
 /// From the first request to the last.
@@ -129,18 +157,15 @@ async fn live(
     let admin_listener = TcpListener::from_std(admin_listener).map_err(system("the admin port"))?;
     let address = admin_listener.local_addr().map_err(system("the admin port"))?;
     tracing::info!(%address, "admin listening");
-    let Process { gateway, reload, stage, writer } = process;
+    let Process { gateway, reload, stage, mut signals, writer } = process;
     let watched = watch_file(path, &gateway, &reload).map_err(system("the watch on the file"))?;
     let admin = Arc::new(Admin { gateway: gateway.clone(), reload, stage: stage.subscribe(), loopback });
     let admin = tokio::spawn(admin::serve(admin, admin_listener));
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("a signal handler"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("a signal handler"))?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(system("a signal handler"))?;
     loop {
         tokio::select! {
-            _ = hangup.recv() => watched.kick(),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = signals.hangup.recv() => watched.kick(),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
         }
     }
     let table = gateway.table.load_full();
@@ -160,16 +185,18 @@ async fn live(
         tracing::warn!(error = error.line(), "the job store was not closed in order");
     }
     tracing::info!("stopped");
-    tokio::task::spawn_blocking(move || writer.join())
-        .await
-        .map_err(|_| StartError::System { what: "the access log's end", source: std::io::ErrorKind::Other.into() })
+    // Nobody may be reading what is written: then the process ends all the same.
+    if timeout(limits::LOG_END, tokio::task::spawn_blocking(move || writer.join())).await.is_err() {
+        tracing::warn!("the access log could not be written to its end");
+    }
+    Ok(())
 }
 
 fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -> std::io::Result<ReloadHandle> {
     let told = gateway.clone();
     let on_applied = move |table: &Arc<RoutingTable>| {
         told.metrics.table_applied(table);
-        told.jobs.set_keep(table.jobs.keep);
+        told.jobs.set_keep(table.jobs.keep, table.jobs.key_keep);
     };
     let env = |name: &str| std::env::var(name).ok();
     reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(env), Box::new(on_applied))

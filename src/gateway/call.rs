@@ -67,6 +67,9 @@ impl Call {
         {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
+        if head.chunked && headers::is_trailer(request.headers(), &identity.header) {
+            return Err(Refusal::BadRequest("Trailer names a field that it must not name"));
+        }
         let may_identify = match &identity.trusted {
             Trusted::Any => true,
             Trusted::Networks(networks) => is_in(networks, peer.address),
@@ -160,10 +163,15 @@ impl Call {
         Ok(headers)
     }
 
-    /// Takes a client's body as it comes; with `Expect: 100-continue` it waits for the backend's word.
-    pub fn upload(&self, parts: &mut request::Parts, body: Incoming, table: &RoutingTable) -> Upload {
+    /// Takes a client's body as it comes; with `Expect: 100-continue` it waits for the backend's word at the gate.
+    pub fn upload(
+        &self,
+        parts: &mut request::Parts,
+        body: Incoming,
+        table: &RoutingTable,
+    ) -> (Upload, Option<Arc<Gate>>) {
         if !self.head.chunked && http_body::Body::is_end_stream(&body) {
-            return Upload::Empty;
+            return (Upload::Empty, None);
         }
         if self.head.chunked {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -181,7 +189,8 @@ impl Call {
             std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
             gate
         });
-        Upload::Client(ClientBody::new(body, table.limits.body_idle, gate, self.peer.progress.read_body()))
+        let unread = self.peer.progress.read_body();
+        (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
     }
 
     fn id_value(&self) -> HeaderValue {
@@ -201,6 +210,24 @@ pub fn user_for_workers(user: &UserId) -> Result<HeaderValue, Refusal> {
 /// Client headers that workers always get: W3C trace context (`traceparent`, `tracestate`) and the user agent.
 const ALWAYS_FORWARDED: [HeaderName; 3] =
     [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate"), header::USER_AGENT];
+
+/// Makes the head of a request to workers that no client's request is at hand for.
+///
+/// # Errors
+/// A [`Refusal`] if the user or the id is not fit for a header, which stored ones are.
+pub fn bare_head_for_workers(
+    user: Option<&UserId>,
+    request_id: &str,
+    table: &RoutingTable,
+) -> Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(header::HOST, host_value(&table.workers.backend.url));
+    if let Some(user) = user {
+        headers.insert(X_USER_ID, user_for_workers(user)?);
+    }
+    headers.insert(X_REQUEST_ID, HeaderValue::from_str(request_id).map_err(|_| Refusal::Internal)?);
+    Ok(headers)
+}
 
 fn host_value(url: &BaseUrl) -> HeaderValue {
     HeaderValue::from_str(&url.authority).expect("an authority is visible ASCII, by construction")

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, Semaphore};
 use uuid::{ContextV7, Timestamp, Uuid};
 
+use crate::backends::circuit::Circuit;
 use crate::backends::client::Client;
 use crate::gateway::search::Search;
 use crate::gateway::unpolled::Polls;
@@ -37,6 +38,8 @@ pub struct Gateway {
     pub lookups: Lookups,
     /// Look-ups of jobs that the store does not know.
     pub search: Search,
+    /// Whether workers are asked at all.
+    pub circuit: Arc<Circuit>,
     /// When jobs were last asked about.
     pub polls: Polls,
     /// WebSocket handshakes for unknown jobs that may run at once.
@@ -59,6 +62,7 @@ impl Gateway {
             jobs,
             lookups,
             search: Search::new(),
+            circuit: Arc::default(),
             polls: Polls::default(),
             unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
             budget: Arc::default(),

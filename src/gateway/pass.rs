@@ -1,5 +1,6 @@
 //! Pass-through: everything that is not an export route goes to legacy, byte for byte, streaming both ways.
 
+use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
@@ -30,11 +31,21 @@ pub async fn stream(
     let client_side = call.head.websocket.then(|| upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     call.address_to_legacy(&mut parts, table)?;
-    let upload = call.upload(&mut parts, body, table);
+    let (upload, gate) = call.upload(&mut parts, body, table);
     let request = Request::from_parts(parts, upload);
     let sent = core.client.send(BackendName::Legacy, &table.legacy, request, table.legacy.answer_timeout).await;
-    let (answer, lease) = sent.map_err(|error| refuse(&error, record))?;
-    hand_on(answer, lease, BackendName::Legacy, client_side, record)
+    let (answer, mut lease) = sent.map_err(|error| refuse(&error, record))?;
+    let kept_back = gate.filter(|gate| gate.shut());
+    let closes = kept_back.is_some();
+    if let Some(gate) = kept_back {
+        lease.keep_back(gate);
+    }
+    let mut reply = hand_on(answer, lease, BackendName::Legacy, client_side, record)?;
+    if closes {
+        // The client may send its body all the same: nothing after it could be told from a request.
+        reply.head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(reply)
 }
 
 /// Turns a backend's answer into ours; a 101 becomes a tunnel if the client asked for one.
@@ -53,7 +64,7 @@ pub fn hand_on(
         return Ok(Reply::stream(answer, name, lease));
     }
     let to_websocket =
-        answer.headers().get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        answer.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let Some(client_side) = client_side.filter(|_| to_websocket) else {
         record.error = Some("backend switched protocols without being asked to".to_owned());
         return Err(match name {
@@ -76,7 +87,7 @@ pub fn refuse(error: &SendError, record: &mut Record) -> Refusal {
     match error {
         SendError::TimedOut(_) => Refusal::LegacyTimeout,
         SendError::Upload(UploadError::Idle) => Refusal::BodyTimeout,
-        SendError::Upload(UploadError::Broken) => Refusal::BodyBroken,
+        SendError::Upload(UploadError::Broken | UploadError::Unwanted) => Refusal::BodyBroken,
         SendError::Dial(_) | SendError::HandedBack(_) | SendError::Closed(_) | SendError::Unreadable(_) => {
             Refusal::LegacyUnavailable
         }

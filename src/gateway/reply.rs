@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use crate::backends::client::Lease;
+use crate::gateway::pass::chain;
 use crate::http::body::Reservation;
 use crate::http::inbound::{Phase, Progress};
 use crate::http::refusal::Refusal;
@@ -131,12 +132,15 @@ impl Body for ReplyBody {
             Content::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         // Trailers are the end: hyper does not ask again after them.
+        if let Some(Err(_)) = frame {
+            self.progress.cut();
+        }
         self.ended |= frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
         if let Some(record) = &mut self.record {
             match &frame {
                 None => {}
                 Some(Ok(frame)) => record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
-                Some(Err(error)) => record.error = Some(format!("backend's answer broke off: {error}")),
+                Some(Err(error)) => record.error = Some(format!("backend's answer broke off: {}", chain(error))),
             }
         }
         Poll::Ready(frame)

@@ -47,6 +47,7 @@ impl Polls {
 /// Asks about unpolled jobs for as long as the thread serves.
 pub async fn watch(core: Rc<Core>) {
     let mut waiting = VecDeque::new();
+    let began = (core.gateway.clock.wall_ms(), core.gateway.clock.monotonic());
     loop {
         if waiting.is_empty() {
             sleep(jittered(limits::UNPOLLED_LIST)).await;
@@ -58,7 +59,7 @@ pub async fn watch(core: Rc<Core>) {
             continue;
         }
         let age = Duration::from_millis(core.gateway.clock.wall_ms().saturating_sub(job.started_ms));
-        if age >= limits::LOST_JOB {
+        if age >= limits::LOST_JOB && is_steady(&core, began) {
             status::note_outcome(&core.gateway, &job, JobState::Lost);
         } else if age >= limits::UNPOLLED {
             core.gateway.polls.note(&job.id);
@@ -66,6 +67,12 @@ pub async fn watch(core: Rc<Core>) {
             ask(&core, &job).await;
         }
     }
+}
+
+/// Says whether wall and monotonic clock still agree: after a jump nobody knows how old a job is.
+fn is_steady(core: &Core, (wall_ms, monotonic): (u64, Duration)) -> bool {
+    let wall = Duration::from_millis(core.gateway.clock.wall_ms().saturating_sub(wall_ms));
+    wall.abs_diff(core.gateway.clock.monotonic().saturating_sub(monotonic)) < limits::CLOCK_SKEW
 }
 
 async fn open_jobs(core: &Core) -> VecDeque<Job> {

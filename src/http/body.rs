@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ pub enum UploadError {
     /// It broke off or broke the framing.
     #[error("client's body broke off")]
     Broken,
+    /// The backend answered instead of asking for it; no fault at all, and the answer has been passed on.
+    #[error("backend did not ask for the body")]
+    Unwanted,
 }
 
 impl Body for Upload {
@@ -114,10 +117,14 @@ impl ClientBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         if let Some((gate, wait)) = &mut self.gate {
             gate.waker.register(cx.waker());
-            if !gate.open.load(Ordering::Acquire) {
-                ready!(wait.as_mut().poll(cx));
+            if gate.state() == GateState::Waiting && wait.as_mut().poll(cx).is_ready() {
+                gate.open();
             }
-            self.gate = None;
+            match gate.state() {
+                GateState::Open => self.gate = None,
+                GateState::Waiting | GateState::Shut => return Poll::Pending,
+                GateState::Over => return Poll::Ready(Some(Err(UploadError::Unwanted))),
+            }
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
@@ -134,18 +141,56 @@ impl ClientBody {
     }
 }
 
-/// Holds a body back until the backend has said `100 Continue` or has answered.
+/// Holds a body back until the backend has said `100 Continue`; a backend that answers at once gets no body.
 #[derive(Debug, Default)]
 pub struct Gate {
-    open: AtomicBool,
+    state: AtomicU8,
     waker: AtomicWaker,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GateState {
+    /// The backend has not said anything.
+    Waiting = 0,
+    /// The body may go.
+    Open = 1,
+    /// The backend has answered without asking for the body: none of it goes.
+    Shut = 2,
+    /// And its answer has been passed on: the connection is of no more use.
+    Over = 3,
+}
+
 impl Gate {
-    /// Lets the body go.
+    fn state(&self) -> GateState {
+        match self.state.load(Ordering::Acquire) {
+            0 => GateState::Waiting,
+            1 => GateState::Open,
+            2 => GateState::Shut,
+            _ => GateState::Over,
+        }
+    }
+
+    fn go(&self, from: GateState, to: GateState) -> bool {
+        let gone = self.state.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if gone {
+            self.waker.wake();
+        }
+        gone
+    }
+
+    /// Lets the body go, unless the backend has answered already.
     pub fn open(&self) {
-        self.open.store(true, Ordering::Release);
-        self.waker.wake();
+        self.go(GateState::Waiting, GateState::Open);
+    }
+
+    /// Keeps the body back for good, unless it was let go already; says whether it is kept back.
+    pub fn shut(&self) -> bool {
+        self.go(GateState::Waiting, GateState::Shut)
+    }
+
+    /// Ends the upload that was kept back, and its connection with it.
+    pub fn end(&self) {
+        self.go(GateState::Shut, GateState::Over);
     }
 }
 

@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 
 use crate::http::refusal::Refusal;
+use crate::http::target;
 use crate::routing::table::Limits;
 
 /// `X-Request-Id`.
@@ -21,6 +22,8 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// `X-Export-Backend`.
 pub const X_EXPORT_BACKEND: HeaderName = HeaderName::from_static("x-export-backend");
+/// `Idempotent-Replayed`: the answer is one that was given before.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -58,7 +61,7 @@ struct Hop {
 /// # Errors
 /// A [`Refusal`] for whatever could be understood in two ways, or is over a limit.
 pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> {
-    check_target(request, limits)?;
+    target::check(request, limits)?;
     let mut head = Head::default();
     let mut bytes = 0;
     let mut upgrade_websocket = false;
@@ -67,7 +70,7 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
         match name.as_str() {
             "host" => {
                 head.hosts = head.hosts.saturating_add(1);
-                check_host(request, value)?;
+                target::check_host(request, value)?;
             }
             "connection" => head.hop.connection = true,
             "transfer-encoding" => {
@@ -113,33 +116,6 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
     Ok(head)
 }
 
-fn check_target<B>(request: &Request<B>, limits: &Limits) -> Result<(), Refusal> {
-    if *request.method() == Method::CONNECT || *request.method() == Method::TRACE {
-        return Err(Refusal::MethodNotImplemented);
-    }
-    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
-    if target.len() > limits.target {
-        return Err(Refusal::TargetTooLong);
-    }
-    let fits = target.starts_with('/') || (target == "*" && *request.method() == Method::OPTIONS);
-    if fits { Ok(()) } else { Err(Refusal::BadRequest("The request target must be a path")) }
-}
-
-/// A Host is `host[:port]`; an absolute-form target must name the same one.
-fn check_host<B>(request: &Request<B>, value: &HeaderValue) -> Result<(), Refusal> {
-    let bytes = value.as_bytes();
-    let is_host_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
-    if bytes.is_empty() || !bytes.iter().all(is_host_byte) {
-        return Err(Refusal::BadRequest("Host must be a host name and perhaps a port"));
-    }
-    let Some(authority) = request.uri().authority() else { return Ok(()) };
-    if authority.as_str().as_bytes().eq_ignore_ascii_case(bytes) {
-        Ok(())
-    } else {
-        Err(Refusal::BadRequest("The request target and Host must name the same host"))
-    }
-}
-
 /// Fields that must not be taken away by naming them in `Connection`.
 fn is_protected(token: &[u8]) -> bool {
     const PROTECTED: [&[u8]; 8] = [
@@ -167,11 +143,20 @@ fn check_nominated(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Says whether `Connection` names this field: the identity header must not be taken away that way.
 pub fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(tokens)
-        .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    lists(headers, &header::CONNECTION, name)
+}
+
+/// Says whether `Trailer` names this field: nobody says who they are behind a body that went on already.
+pub fn is_trailer(headers: &HeaderMap, name: &HeaderName) -> bool {
+    lists(headers, &header::TRAILER, name)
+}
+
+fn lists(headers: &HeaderMap, list: &HeaderName, name: &HeaderName) -> bool {
+    let same = |token: &[u8]| {
+        let dashed = token.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
+        dashed.eq(name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte }))
+    };
+    headers.get_all(list).iter().flat_map(tokens).any(same)
 }
 
 /// A handshake that is not one goes on as a plain request, unless its body could be taken for frames.
@@ -363,7 +348,7 @@ mod tests {
         assert!(!refused("GET", "/", &[host]));
         assert!(refused("GET", "/", &[]));
         assert!(refused("GET", "/", &[host, host]));
-        for bad in ["", "a b", "a@b", "a/b", "a,b", "a?b"] {
+        for bad in ["", "a b", "a@b", "a/b", "a,b", "a?b", "a:b", "a:1:2", "[::1", "::1]", "[]", ":1"] {
             assert!(refused("GET", "/", &[("host", bad)]), "{bad:?}");
         }
         assert!(refused("CONNECT", "h:1", &[host]) && refused("TRACE", "/", &[host]));

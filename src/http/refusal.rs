@@ -26,6 +26,8 @@ pub enum Refusal {
     HeadersTooLarge,
     /// A start's body is larger than `limits.start_body`.
     BodyTooLarge,
+    /// The request head did not arrive within `server.header_timeout`.
+    HeadTimeout,
     /// The client stopped in the middle of its body.
     BodyTimeout,
     /// The client's body broke off.
@@ -51,6 +53,14 @@ pub enum Refusal {
     Untranslatable,
     /// Nobody knows whether a job exists; carries the backend's 5xx, or 502, 504 or 500.
     StartOutcomeUnknown(StatusCode),
+    /// `Idempotency-Key` is not 1 to 255 visible ASCII characters, or is there twice.
+    BadIdempotencyKey,
+    /// The start with this key is still under way.
+    StartInProgress,
+    /// Nobody knows whether the start with this key made a job.
+    StartStillUnknown,
+    /// The start with this key had another body.
+    KeyReused,
     /// No backend is left for a start.
     NoBackend,
     /// The start cannot be recorded.
@@ -66,20 +76,21 @@ impl Refusal {
             Refusal::BadRequest(_) | Refusal::OddPath | Refusal::BadIdentity | Refusal::BodyBroken => {
                 StatusCode::BAD_REQUEST
             }
-            Refusal::NoWorkingVideo(_) => StatusCode::BAD_REQUEST,
+            Refusal::NoWorkingVideo(_) | Refusal::BadIdempotencyKey => StatusCode::BAD_REQUEST,
+            Refusal::StartInProgress | Refusal::StartStillUnknown => StatusCode::CONFLICT,
             Refusal::InvalidToken => StatusCode::UNAUTHORIZED,
             Refusal::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Refusal::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
             Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Refusal::HeadTimeout | Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::Overloaded | Refusal::OwnerUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoBackend | Refusal::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::LegacyUnavailable | Refusal::WorkersUnavailable => StatusCode::BAD_GATEWAY,
             Refusal::LegacyTimeout => StatusCode::GATEWAY_TIMEOUT,
             Refusal::JobNotFound => StatusCode::NOT_FOUND,
-            Refusal::Untranslatable => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Untranslatable | Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::StartOutcomeUnknown(status) => *status,
             Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -97,6 +108,7 @@ impl Refusal {
             Refusal::TargetTooLong => "target_too_long",
             Refusal::HeadersTooLarge => "headers_too_large",
             Refusal::BodyTooLarge => "body_too_large",
+            Refusal::HeadTimeout => "request_timeout",
             Refusal::BodyTimeout => "body_timeout",
             Refusal::BodyBroken => "body_broken",
             Refusal::Overloaded => "overloaded",
@@ -107,7 +119,10 @@ impl Refusal {
             Refusal::JobNotFound => "job_not_found",
             Refusal::NoWorkingVideo(_) => "no_working_video",
             Refusal::Untranslatable => "untranslatable",
-            Refusal::StartOutcomeUnknown(_) => "start_outcome_unknown",
+            Refusal::BadIdempotencyKey => "bad_idempotency_key",
+            Refusal::StartInProgress => "start_in_progress",
+            Refusal::KeyReused => "idempotency_key_reused",
+            Refusal::StartOutcomeUnknown(_) | Refusal::StartStillUnknown => "start_outcome_unknown",
             Refusal::NoBackend => "no_backend",
             Refusal::StoreUnavailable => "store_unavailable",
             Refusal::Internal => "internal_error",
@@ -126,6 +141,7 @@ impl Refusal {
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::HeadersTooLarge => "The request head is too large",
             Refusal::BodyTooLarge => "The request body is too large",
+            Refusal::HeadTimeout => "The request head did not arrive in time",
             Refusal::BodyTimeout => "The request body did not arrive in time",
             Refusal::BodyBroken => "The request body broke off",
             Refusal::Overloaded => "Too many requests are under way; try again soon",
@@ -136,7 +152,12 @@ impl Refusal {
             Refusal::JobNotFound => "Job not found",
             Refusal::NoWorkingVideo(missing) => missing,
             Refusal::Untranslatable => "The export request could not be understood",
-            Refusal::StartOutcomeUnknown(_) => "It is not known whether the export was started; do not start it again",
+            Refusal::BadIdempotencyKey => "Idempotency-Key must be one value of 1 to 255 visible ASCII characters",
+            Refusal::StartInProgress => "The export with this Idempotency-Key is being started; ask again soon",
+            Refusal::KeyReused => "This Idempotency-Key was used for another request; use a new one",
+            Refusal::StartOutcomeUnknown(_) | Refusal::StartStillUnknown => {
+                "It is not known whether the export was started; do not start it again"
+            }
             Refusal::NoBackend => "No export backend is available; the export was not started",
             Refusal::StoreUnavailable => "The export cannot be recorded right now; it was not started",
             Refusal::Internal => "The gateway failed to answer this request",
@@ -147,7 +168,9 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Refusal::OwnerUnavailable { retry_after } => Some(*retry_after),
-            Refusal::Overloaded | Refusal::NoBackend | Refusal::StoreUnavailable => Some(limits::RETRY_AFTER),
+            Refusal::Overloaded | Refusal::NoBackend | Refusal::StoreUnavailable | Refusal::StartInProgress => {
+                Some(limits::RETRY_AFTER)
+            }
             _ => None,
         }
     }
@@ -164,6 +187,7 @@ impl Refusal {
             Refusal::BadRequest(_)
                 | Refusal::MethodNotImplemented
                 | Refusal::BodyBroken
+                | Refusal::HeadTimeout
                 | Refusal::BodyTimeout
                 | Refusal::BodyTooLarge
                 | Refusal::TargetTooLong

@@ -6,13 +6,19 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 /// Writes up to this many bytes are gathered and sent by one `send`: cheaper than `writev` for a head and a short body.
 const GATHERED: usize = 4096;
+
+/// A silent peer is asked after a minute, four times: a WebSocket whose client lost its network ends within two.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 thread_local! {
     static GATHER: RefCell<[u8; GATHERED]> = const { RefCell::new([0; GATHERED]) };
@@ -38,11 +44,22 @@ impl Peek {
     }
 }
 
+impl Peek {
+    /// Makes the end of the connection a reset: its peer must not take what it got for the whole.
+    pub fn reset_on_close(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            // It fails only on a connection that is gone already.
+            let _ = socket2::SockRef::from(&*stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
 impl Tcp {
-    /// Takes a connected stream; small writes go out at once.
+    /// Takes a connected stream; small writes go out at once, and a peer that has vanished is noticed.
     pub fn new(stream: TcpStream) -> Tcp {
         // It fails only on a connection that is gone already, which the first read will tell.
         let _ = stream.set_nodelay(true);
+        let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         Tcp(Arc::new(stream))
     }
 

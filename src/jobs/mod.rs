@@ -8,16 +8,18 @@ mod cache;
 mod owed;
 pub mod input_key;
 pub mod database;
+pub mod idempotency;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::cache::Cache;
 use self::owed::Owed;
-use self::record::{Intent, Job, JobState};
+use self::record::{Claim, Closing, Intent, Job, JobState, Kept};
 use self::sqlite::SqliteStore;
 pub use self::sqlite::{Settings, StoreHeld};
 use self::store::{Store, StoreError};
+use crate::limits;
 use crate::names::{BackendName, JobId};
 use crate::routing::table::StoreLocation;
 
@@ -51,6 +53,55 @@ impl Jobs {
         self.store.put_intent(intent).await
     }
 
+    /// Finds out what is known of a key; `None`: it is free.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: nothing is known.
+    pub async fn look(&self, key: &str) -> Result<Option<Intent>, StoreError> {
+        self.store.intent(key).await
+    }
+
+    /// Records a start under a client's key before a byte of it leaves, or returns the intent that has the key.
+    ///
+    /// # Errors
+    /// As [`Store::claim`]: with any of them nothing may be sent anywhere.
+    pub async fn claim(&self, intent: Intent) -> Result<Option<Intent>, StoreError> {
+        self.store.claim(intent).await
+    }
+
+    /// Keeps the answer of a start under a client's key that made no job.
+    ///
+    /// # Errors
+    /// As [`Store::keep_answer`]; past its deadline the key reads as unknown then.
+    pub async fn keep_answer(&self, kept: Kept) -> Result<(), StoreError> {
+        self.store.keep_answer(kept).await
+    }
+
+    /// Forgets a start that provably made no job; a client's key is free again when it returns.
+    ///
+    /// An intent that is left could be asked of workers again by the next process, and would keep a client's key: after
+    /// an error it goes on being tried in the background, up to a bound. To be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Store::release`].
+    pub async fn free(&self, key: &str, claim: Option<&Claim>) -> Result<(), StoreError> {
+        let token = claim.map(|claim| claim.token.clone());
+        let freed = free(&self.store, key, token.as_deref()).await;
+        if freed.is_err() {
+            let (store, key) = (Arc::clone(&self.store), key.to_owned());
+            tokio::spawn(async move {
+                for _ in 0..limits::FREE_TRIES {
+                    tokio::time::sleep(limits::STORE_RETRY).await;
+                    if free(&store, &key, token.as_deref()).await.is_ok() {
+                        return;
+                    }
+                }
+                tracing::error!(key, "a start that made no job is still recorded");
+            });
+        }
+        freed
+    }
+
     /// Records that a start goes to legacy instead, before a byte of it leaves for there; durable when it returns.
     ///
     /// # Errors
@@ -67,10 +118,18 @@ impl Jobs {
     /// # Errors
     /// As [`Store::put_job`]: the caller must not tell the client that the job is safe, and logs its id.
     pub async fn accept(&self, job: Job, key: Option<&str>) -> Result<(), StoreError> {
-        let written = self.store.put_job(job.clone(), key).await;
+        self.accept_closing(job, key.map(|key| Closing::Forget(key.into()))).await
+    }
+
+    /// Records a job's owner and does with its intent as is said; else as [`Jobs::accept`].
+    ///
+    /// # Errors
+    /// As [`Jobs::accept`].
+    pub async fn accept_closing(&self, job: Job, closing: Option<Closing>) -> Result<(), StoreError> {
+        let written = self.store.put_job_closing(job.clone(), closing.clone()).await;
         self.cache.put(&job);
         if written.is_err() {
-            self.owed.add(job, key, &self.store, &self.cache);
+            self.owed.add(job, closing, &self.store, &self.cache);
         }
         written
     }
@@ -142,9 +201,9 @@ impl Jobs {
         self.store.health()
     }
 
-    /// Sets how long jobs and intents are kept; a reload may call it.
-    pub fn set_keep(&self, keep: Duration) {
-        self.store.set_keep(keep);
+    /// Sets how long jobs are kept, and what belongs to clients' keys; a reload may call it.
+    pub fn set_keep(&self, keep: Duration, key_keep: Duration) {
+        self.store.set_keep(keep, key_keep);
     }
 
     /// Returns the store, for what only operators ask (open jobs, intents).
@@ -159,6 +218,13 @@ impl Jobs {
     pub async fn close(&self) -> Result<(), StoreError> {
         self.owed.settle(&self.store, &self.cache).await;
         self.store.close().await
+    }
+}
+
+async fn free(store: &Store, key: &str, token: Option<&str>) -> Result<(), StoreError> {
+    match token {
+        Some(token) => store.release(key, token).await,
+        None => store.close_intent(key).await,
     }
 }
 

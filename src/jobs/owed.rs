@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::join_all;
 
 use super::cache::Cache;
-use super::record::Job;
+use super::record::{Closing, Job};
 use super::store::Store;
 use crate::limits;
 use crate::names::JobId;
@@ -17,7 +17,7 @@ pub(super) struct Owed(Arc<Mutex<List>>);
 
 #[derive(Debug, Default)]
 struct List {
-    jobs: VecDeque<(Job, Option<Box<str>>)>,
+    jobs: VecDeque<(Job, Option<Closing>)>,
     /// Whether a task is at work on it.
     tried: bool,
 }
@@ -28,14 +28,14 @@ impl Owed {
     }
 
     /// Adds a job and sees to it that a task tries to write it.
-    pub(super) fn add(&self, job: Job, key: Option<&str>, store: &Arc<Store>, cache: &Arc<Cache>) {
+    pub(super) fn add(&self, job: Job, closing: Option<Closing>, store: &Arc<Store>, cache: &Arc<Cache>) {
         let mut list = lock(&self.0);
         if list.jobs.len() >= limits::OWED_JOBS
             && let Some((lost, _)) = list.jobs.pop_front()
         {
             tracing::error!(job = %lost.id, backend = %lost.backend, "too many owners wait to be stored: gave one up");
         }
-        list.jobs.push_back((job, key.map(Box::from)));
+        list.jobs.push_back((job, closing));
         if list.tried {
             return;
         }
@@ -95,7 +95,7 @@ async fn settle(list: &Mutex<List>, store: &Store, cache: &Cache) {
         if batch.is_empty() {
             return;
         }
-        let writes = batch.iter().map(|(job, key)| write(job, key.as_deref(), store, cache));
+        let writes = batch.iter().map(|(job, closing)| write(job, closing.clone(), store, cache));
         let stored: HashSet<JobId> = join_all(writes).await.into_iter().flatten().collect();
         lock(list).jobs.retain(|(job, _)| !stored.contains(&job.id));
         if stored.len() < batch.len() {
@@ -105,11 +105,11 @@ async fn settle(list: &Mutex<List>, store: &Store, cache: &Cache) {
 }
 
 /// Writes one owner; returns its id when it is stored.
-async fn write(job: &Job, key: Option<&str>, store: &Store, cache: &Cache) -> Option<JobId> {
+async fn write(job: &Job, closing: Option<Closing>, store: &Store, cache: &Cache) -> Option<JobId> {
     // It may have ended since; a job that somebody else's record has replaced is not ours to write.
     let job = cache.get(&job.id).filter(|held| held.user == job.user).unwrap_or_else(|| job.clone());
     let id = job.id.clone();
-    match store.put_job(job, key).await {
+    match store.put_job_closing(job, closing).await {
         Ok(()) => {
             tracing::info!(job = %id, "a late owner is stored");
             Some(id)

@@ -1,5 +1,7 @@
 //! What is remembered of a job and of a start that is under way.
 
+use bytes::Bytes;
+
 use crate::names::{BackendName, ExportType, JobId, UserId};
 
 /// A job and its owner.
@@ -53,7 +55,7 @@ impl JobState {
 /// A start that is about to be sent: durable before a byte leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
-    /// Unique for every start; the `Idempotency-Key` that workers get.
+    /// The `Idempotency-Key` that workers get: made from the client's (`super::idempotency`), else unique for every start.
     pub key: Box<str>,
     /// `X-Request-Id` of the client's request; not unique, clients may choose it.
     pub request_id: Box<str>,
@@ -69,15 +71,67 @@ pub struct Intent {
     pub deadline_ms: u64,
     /// How it ended, if it has.
     pub state: IntentState,
+    /// Set when the client sent a key: then the intent stays after the end of the start.
+    pub claim: Option<Claim>,
+    /// The body to ask workers once more with, after a restart, too; gone as soon as that is out of the question.
+    pub resend: Option<Bytes>,
+    /// What is answered to whoever sends the key again, once there is an answer.
+    pub answer: Option<KeptAnswer>,
 }
 
-/// How a start ended. One that ended with an owner, a refusal or an answer of the client's own fault is deleted.
+/// Who holds a client's key, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Made anew for every start: a lost reply of the store is settled by reading back whose key it is.
+    pub token: Box<str>,
+    /// SHA-256 of the body that the client sent.
+    pub body: BodyHash,
+}
+
+/// A SHA-256.
+pub type BodyHash = [u8; 32];
+
+/// An answer that is given again, at most [`crate::limits::KEPT_ANSWER`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// The status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: Option<Box<str>>,
+    /// The body as the client got it.
+    pub body: Bytes,
+}
+
+/// The answer to a start under a client's key, on its way into the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The intent's key.
+    pub key: Box<str>,
+    /// The intent's token.
+    pub token: Box<str>,
+    /// What is kept.
+    pub answer: KeptAnswer,
+}
+
+/// What becomes of the intent of a start whose job is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closing {
+    /// It is deleted; the key.
+    Forget(Box<str>),
+    /// It stays, with the answer.
+    Keep(Kept),
+}
+
+/// How a start ended. Without a key of the client's, one that ended with an owner, a refusal or an answer of the
+/// client's own fault is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IntentState {
     /// Sent or about to be.
     Running,
     /// Nobody knows whether a job exists.
     Unknown,
+    /// Over: its answer is kept.
+    Answered,
 }
 
 impl IntentState {
@@ -86,11 +140,13 @@ impl IntentState {
         match self {
             IntentState::Running => "running",
             IntentState::Unknown => "unknown",
+            IntentState::Answered => "answered",
         }
     }
 
     /// Reads the word back.
     pub fn parse(text: &str) -> Option<IntentState> {
-        [IntentState::Running, IntentState::Unknown].into_iter().find(|state| state.as_str() == text)
+        let all = [IntentState::Running, IntentState::Unknown, IntentState::Answered];
+        all.into_iter().find(|state| state.as_str() == text)
     }
 }

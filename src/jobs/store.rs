@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::record::{Intent, Job, JobState};
+use super::record::{Closing, Intent, Job, JobState, Kept};
 use super::sqlite::SqliteStore;
 use crate::names::{BackendName, JobId};
 
@@ -71,6 +71,9 @@ pub enum Cause {
     /// There is no such intent.
     #[error("there is no running intent with this key")]
     NoIntent,
+    /// A client's key changed hands at the same moment, several times.
+    #[error("the key changes hands too quickly")]
+    KeyBusy,
     /// The store was closed, or its thread has ended.
     #[error("the store is closed")]
     Closed,
@@ -118,6 +121,50 @@ impl Store {
         }
     }
 
+    /// Records a start under a client's key that is about to be sent, unless another start has the key; durable when it
+    /// returns. `None`: the key is this start's; else the intent that has it.
+    ///
+    /// A reply that got lost is settled by reading back whose token is there.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says; nothing may be sent then, and the store frees the key should the write still happen.
+    pub async fn claim(&self, intent: Intent) -> Result<Option<Intent>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.claim(intent).await,
+        }
+    }
+
+    /// Keeps the answer of a start under a client's key that made no job; one whose token is gone is no error.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub async fn keep_answer(&self, kept: Kept) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.keep_answer(kept).await,
+        }
+    }
+
+    /// Frees a client's key of a start that provably made no job, if it is the one with this token; done when it returns.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub async fn release(&self, key: &str, token: &str) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.release(key, token).await,
+        }
+    }
+
+    /// Reads intents that workers may be asked again for and that no living process works on, oldest first, at most
+    /// `limit`. (Where several processes share a store, that is known only past the deadline.)
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn left_open(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.left_open(limit).await,
+        }
+    }
+
     /// Says that a running intent now goes to another backend, and until when; durable when it returns.
     ///
     /// # Errors
@@ -162,8 +209,16 @@ impl Store {
     /// # Errors
     /// As [`StoreError`] says.
     pub async fn put_job(&self, job: Job, closes: Option<&str>) -> Result<(), StoreError> {
+        self.put_job_closing(job, closes.map(|key| Closing::Forget(key.into()))).await
+    }
+
+    /// Records a job's owner and does with its intent as is said, both or neither; else as [`Store::put_job`].
+    ///
+    /// # Errors
+    /// As [`StoreError`] says.
+    pub async fn put_job_closing(&self, job: Job, closing: Option<Closing>) -> Result<(), StoreError> {
         match self {
-            Store::Sqlite(store) => store.put_job(job, closes).await,
+            Store::Sqlite(store) => store.put_job(job, closing).await,
         }
     }
 
@@ -244,10 +299,10 @@ impl Store {
         }
     }
 
-    /// Sets how long jobs and intents are kept.
-    pub fn set_keep(&self, keep: std::time::Duration) {
+    /// Sets how long jobs are kept, and what belongs to clients' keys.
+    pub fn set_keep(&self, keep: std::time::Duration, key_keep: std::time::Duration) {
         match self {
-            Store::Sqlite(store) => store.set_keep(keep),
+            Store::Sqlite(store) => store.set_keep(keep, key_keep),
         }
     }
 

@@ -9,7 +9,8 @@ use super::*;
 use crate::names::{ExportType, UserId};
 
 fn open(path: &std::path::Path) -> Jobs {
-    let settings = Settings { keep: Duration::from_secs(86_400), clock: Clock::system() };
+    let settings =
+        Settings { keep: Duration::from_secs(86_400), key_keep: Duration::from_secs(86_400), clock: Clock::system() };
     Jobs::open(&StoreLocation::File(path.to_owned()), settings).unwrap()
 }
 
@@ -35,6 +36,9 @@ fn intent(key: &str) -> Intent {
         started_ms: now,
         deadline_ms: now + 60_000,
         state: IntentState::Running,
+        claim: None,
+        resend: None,
+        answer: None,
     }
 }
 

@@ -13,10 +13,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
+use crate::gateway;
 use crate::gateway::core::{Core, Peer, Seat};
+use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
+use crate::http::refusal::Refusal;
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::routing::table::RoutingTable;
@@ -33,9 +36,13 @@ enum End {
     Idle,
 }
 
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 78\r\nconnection: close\r\n\r\n\
-    {\"detail\":\"The request head did not arrive in time\",\"code\":\"request_timeout\"}\n";
+/// What hyper knows of the way down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Staying,
+    AfterGrace,
+    Told,
+}
 
 /// Serves one connection to its end.
 pub async fn serve(
@@ -47,12 +54,13 @@ pub async fn serve(
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
-    let progress = Progress::new();
+    let tcp = Tcp::new(stream);
+    let progress = Progress::new(tcp.peek_handle());
     let ip = address.ip().to_canonical();
     let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
     let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
-    let io = TokioIo::new(Inbound::new(Socket::Plain(Tcp::new(stream)), progress.clone()));
-    let service = stack::service(core, peer, &in_flight);
+    let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
+    let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);
     drop(table);
@@ -60,13 +68,17 @@ pub async fn serve(
     let mut draining = pin!(async move {
         // An error means that the sender is gone: the process is ending.
         let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
-        // Hyper closes a connection that has said nothing yet: its first request may be on its way.
-        sleep(limits::DRAIN_GRACE).await;
     });
-    let mut is_draining = false;
+    let mut leave = Leave::Staying;
+    let mut grace = pin!(sleep_until(patience.next));
     let end = poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
+        if leave == Leave::Staying && draining.as_mut().poll(cx).is_ready() {
+            leave = Leave::AfterGrace;
+            grace.as_mut().reset(Instant::now() + limits::FIRST_REQUEST);
+        }
+        // A connection that came just now gets its one request answered: to close it would lose that request.
+        if leave == Leave::AfterGrace && (progress.has_begun() || grace.as_mut().poll(cx).is_ready()) {
+            leave = Leave::Told;
             Pin::new(&mut connection).graceful_shutdown();
         }
         // An error is the client's: it left, or broke HTTP's rules and was told so.
@@ -91,9 +103,13 @@ pub async fn serve(
         && let Some(parts) = connection.into_parts()
     {
         let mut io = parts.io.into_inner();
+        let early = Early::new(Refusal::HeadTimeout);
         // The client may be gone: then there is nobody to tell.
-        let _ = io.write_all(REQUEST_TIMEOUT).await;
+        let _ = io.write_all(&early.bytes()).await;
         let _ = io.shutdown().await;
+        gateway::note_early(&core, &peer, &early);
+    } else if let Some(early) = progress.take_early() {
+        gateway::note_early(&core, &peer, &early);
     }
 }
 
@@ -125,6 +141,7 @@ struct Patience {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
+    First,
     Request,
     Head,
     Reader,
@@ -135,15 +152,13 @@ enum Waiting {
 impl Patience {
     fn new(table: &RoutingTable) -> Patience {
         let now = Instant::now();
-        // A client that says nothing at all is given as long for its first request as for its head.
-        let next = now + table.server.header_timeout.min(table.server.idle_timeout);
         Patience {
             header: table.server.header_timeout,
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
             body: table.limits.body_idle,
-            waiting: (Waiting::Request, now),
-            next,
+            waiting: (Waiting::First, now),
+            next: now,
         }
     }
 
@@ -151,6 +166,7 @@ impl Patience {
     fn look(&mut self, progress: &Progress, now: Instant) -> Option<End> {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
+            Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
             Phase::Idle => Waiting::Request,
             Phase::Head => Waiting::Head,
             Phase::Rest => Waiting::Body,
@@ -160,12 +176,14 @@ impl Patience {
             Waiting::Us => true,
             // However slow: as long as bytes move, nobody is cut off.
             Waiting::Reader | Waiting::Body => progress.take_moved(),
-            Waiting::Request | Waiting::Head => false,
+            Waiting::First | Waiting::Request | Waiting::Head => false,
         };
         if waiting != self.waiting.0 || goes_on {
             self.waiting = (waiting, now);
         }
         let limit = match waiting {
+            // A client that says nothing at all is given no longer than one that says half of it.
+            Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
             Waiting::Head => self.header,
             Waiting::Reader => self.write,
@@ -177,7 +195,7 @@ impl Patience {
         }
         match waiting {
             Waiting::Head => Some(End::HeadTimeout),
-            Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
+            Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,
         }
     }

@@ -9,7 +9,6 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
@@ -19,6 +18,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use crate::backends::client::Client;
 use crate::backends::dial::Dialer;
 use crate::gateway::core::{Core, Gateway, Seat};
+use crate::gateway::start::again::{self, Left};
 use crate::gateway::unpolled;
 use crate::limits;
 use crate::server::stack::InFlight;
@@ -84,6 +84,8 @@ fn run_thread(serving: &Serving, listener: TcpListener, is_first: bool) {
         }
     };
     runtime.block_on(serve(serving, listener, is_first));
+    // Not dropped: that would wait for a name's look-up that hangs.
+    runtime.shutdown_background();
 }
 
 async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
@@ -101,22 +103,23 @@ async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
     };
     let core = Rc::new(Core::new(serving.gateway.clone(), Client::new(serving.dialer.clone()), recorder));
     let keeper = spawn_local(keep(core.clone()));
-    let watcher = is_first.then(|| spawn_local(unpolled::watch(core.clone())));
+    let background =
+        is_first.then(|| [spawn_local(ask_open_starts(core.clone())), spawn_local(unpolled::watch(core.clone()))]);
     let mut stage = serving.stage.clone();
     tokio::select! {
         () = accept(serving, &core, &listener) => {}
         _ = stage.wait_for(|stage| *stage >= Stage::Draining) => {}
     }
-    accept_queued(serving, &core, &listener).await;
-    drop(listener);
+    accept_queued(serving, &core, listener).await;
     core.tunnels.close_all();
     tokio::select! {
         () = core.tasks.none_left() => {}
         _ = stage.wait_for(|stage| *stage >= Stage::Cut) => {}
     }
     keeper.abort();
-    if let Some(watcher) = watcher {
-        watcher.abort();
+    // What these did not come to is still open at the next start.
+    for task in background.into_iter().flatten() {
+        task.abort();
     }
     core.recorder.lines.flush();
 }
@@ -135,14 +138,19 @@ async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpLi
     }
 }
 
-/// Takes what the kernel has queued already, so that closing the listener resets nobody.
-async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpListener) {
-    let until = Instant::now() + Duration::from_millis(50);
-    while let Ok(Ok((stream, address))) =
-        timeout(until.saturating_duration_since(Instant::now()), listener.accept()).await
-    {
-        admit(serving, core, stream, address);
-    }
+/// Takes what the kernel has queued and what is on its way there, then closes the listener.
+async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: tokio::net::TcpListener) {
+    let last = async |limit| {
+        let until = Instant::now() + limit;
+        while let Ok(Ok((stream, address))) =
+            timeout(until.saturating_duration_since(Instant::now()), listener.accept()).await
+        {
+            admit(serving, core, stream, address);
+        }
+    };
+    last(limits::LAST_ACCEPTS).await;
+    listen::begin_no_more(&listener);
+    last(limits::LAST_HANDSHAKES).await;
 }
 
 fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, address: std::net::SocketAddr) {
@@ -157,6 +165,17 @@ fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, addr
         connection::serve(core, in_flight, stream, address, seat, stage).await;
         drop(task);
     });
+}
+
+/// Asks workers for the starts that an earlier process left open, until workers could be reached.
+async fn ask_open_starts(core: Rc<Core>) {
+    for _ in 0..limits::ASK_AGAIN_TRIES {
+        let table = core.gateway.table.load_full();
+        if again::ask_open(&core, &table).await == Left::Nothing {
+            return;
+        }
+        sleep(limits::ASK_AGAIN_PAUSE).await;
+    }
 }
 
 /// Flushes the log and closes idle backend connections, for as long as the thread serves.

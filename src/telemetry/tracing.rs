@@ -1,5 +1,7 @@
 //! Events (start, reload, errors) through `tracing`, to stderr: JSON lines, or text on a terminal.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::telemetry::access_log::Format;
@@ -11,6 +13,8 @@ pub fn init(format: Format) {
     // It fails only when a subscriber is set already, as in tests that share a process.
     let _ = match format {
         Format::Json => builder.json().flatten_event(true).try_init(),
-        Format::Pretty => builder.try_init(),
+        // Whether stdout is a terminal says nothing of stderr: `2> file` must get plain text.
+        Format::Pretty if std::io::stderr().is_terminal() => builder.try_init(),
+        Format::Pretty => builder.with_ansi(false).try_init(),
     };
 }

@@ -55,6 +55,11 @@ fn a_storm_of_flips_loses_no_job_and_starts_none_twice() {
     gateway.kill9();
     gateway.restart();
     let after = poll_all(&gateway, &jobs);
+    // Nobody had to look for a job: each backend was asked of its own alone, after the crash as well.
+    let polls_of_each = (jobs.len() + polls + after) / jobs.len();
+    for (part, own) in [(&*set.legacy as &Part, legacy), (&*set.workers, workers)] {
+        assert_eq!(part.count("status"), (own * polls_of_each) as u64);
+    }
     show(&jobs, took, flips, (legacy, workers), (polls, after));
 }
 
@@ -126,7 +131,7 @@ fn start_all(gateway: &Gateway, users: &[String], next: &AtomicUsize) -> Vec<Job
         assert_eq!(answer.status, 200, "{}", answer.text());
         let owner = answer.header("x-export-backend").expect("the backend is named").to_owned();
         let job = Job { id: answer.field("job_id"), user: user.clone(), owner };
-        poll(&mut connection, &job, turn % 2 == 0);
+        poll(&mut connection, &job, turn.is_multiple_of(2));
         jobs.push(job);
     }
 }

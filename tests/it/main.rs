@@ -1,14 +1,36 @@
 //! The gateway from outside: the real binary between real backends, over real sockets.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+// What tests print is read with `--nocapture`: tables of what was seen.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::type_complexity)]
 
+mod admin;
+mod broken;
 mod cli;
+mod cors;
+mod credential;
+mod drain;
+mod exchange;
 mod flip;
+mod headers;
+mod idempotency;
+mod idempotency_crash;
+mod identity;
+mod input_key;
+mod job_socket;
+mod jobs;
+mod limits;
+mod outcome;
+mod properties;
+mod refuse;
 mod reload;
-mod support;
-
+mod reuse;
+mod rollout;
 mod start;
 mod start_body;
-mod input_key;
-mod identity;
-mod credential;
+mod status;
+mod stream;
+mod support;
+mod target;
+mod tidy;
+mod unknown_job;
+mod websocket;

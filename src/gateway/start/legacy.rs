@@ -1,80 +1,77 @@
 //! The way of a start through legacy, whether it came there at once or because workers did not take it.
 
-use bytes::Bytes;
 use http::{Request, header};
 
-use crate::exports::outcome::{self, LegacyOutcome};
-use crate::exports::step::{self, LegacyStep};
-use crate::gateway::attempt::{self, Answer, Seen, answer_bound};
-use crate::gateway::reply::{Origin, Reply};
+use crate::exports::outcome::{self, NotSent};
+use crate::exports::step::{self, LegacyStep, Remembered};
+use crate::gateway::attempt::{self, Seen, answer_bound};
+use crate::gateway::reply::Reply;
 use crate::gateway::start::{Start, note_store};
 use crate::http::body::Upload;
-use crate::http::headers;
 use crate::http::refusal::Refusal;
 use crate::jobs::record::JobState;
 use crate::names::BackendName;
 use crate::telemetry::record::Record;
 
 impl Start<'_> {
-    pub(super) async fn on_legacy(self, record: &mut Record) -> Result<Reply, Refusal> {
+    pub(super) async fn on_legacy(mut self, record: &mut Record) -> Result<Reply, Refusal> {
         record.backend = Some(BackendName::Legacy);
-        if let Err(error) = self.begin(BackendName::Legacy, self.call.user().cloned()).await {
-            note_store(record, &error, "start on legacy not recorded");
+        let request = self.request_for_legacy()?;
+        match self.begin(BackendName::Legacy, None).await {
+            Ok(None) => {}
+            Ok(Some(holder)) => return self.answer_by_key(&holder, record),
+            Err(error) => {
+                note_store(record, &error, "start on legacy not recorded");
+                if self.claim.is_some() {
+                    return self.finish_on_legacy(Seen::not_sent(NotSent::StoreUnavailable), record).await;
+                }
+            }
         }
-        self.send_to_legacy(record).await
+        let seen = self.send_to_legacy(request).await;
+        self.finish_on_legacy(seen, record).await
     }
 
-    pub(super) async fn send_to_legacy(mut self, record: &mut Record) -> Result<Reply, Refusal> {
-        let legacy = &self.table.legacy;
+    /// Makes the client's own request once more, with its whole body.
+    pub(super) fn request_for_legacy(&self) -> Result<Request<Upload>, Refusal> {
         let mut parts = self.parts.clone();
         self.call.address_to_legacy(&mut parts, self.table)?;
         // The whole body is here: it goes with its length, and nobody waits for a 100.
         parts.headers.remove(header::TRANSFER_ENCODING);
         parts.headers.remove(header::EXPECT);
         parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-        let request = Request::from_parts(parts, Upload::full(self.body.clone()));
-        let seen = attempt::make(
-            self.core,
-            BackendName::Legacy,
-            legacy,
-            request,
-            legacy.start_timeout,
-            answer_bound(self.table),
-            &mut self.held,
-        )
-        .await;
+        Ok(Request::from_parts(parts, Upload::full(self.body.clone())))
+    }
+
+    pub(super) async fn send_to_legacy(&mut self, request: Request<Upload>) -> Seen {
+        let legacy = &self.table.legacy;
+        let (limit, bound) = (legacy.start_timeout, answer_bound(self.table));
+        attempt::make(self.core, BackendName::Legacy, legacy, request, limit, bound, &mut self.held).await
+    }
+
+    /// Judges what was seen of legacy, records it and answers.
+    pub(super) async fn finish_on_legacy(self, seen: Seen, record: &mut Record) -> Result<Reply, Refusal> {
         seen.note(record);
         let outcome = outcome::judge_legacy(seen.attempt());
         record.outcome = Some(outcome.as_str());
         self.count(record, outcome.as_str());
-        let unknown = matches!(outcome, LegacyOutcome::Failed);
+        let remembered = outcome.remembered();
         match step::next_on_legacy(outcome) {
             LegacyStep::PassAnswer(job) => {
                 record.job.clone_from(&job);
-                if unknown {
-                    self.mark_unknown().await;
-                } else {
-                    let user = self.call.user().cloned();
-                    // The job runs and legacy will be asked for it anyway: its answer stands.
-                    let _ = self.close_with(job.as_ref(), BackendName::Legacy, user, JobState::Open, record).await;
+                let mut reply = attempt::reply_from_legacy(seen.into_answer()?);
+                match remembered {
+                    Remembered::Answer => {
+                        let job = job.as_ref().map(|id| (id, JobState::Open));
+                        // The job runs and legacy will be asked for it anyway: its answer stands.
+                        let _ = self.close_with(job, BackendName::Legacy, &reply, record).await;
+                    }
+                    Remembered::Unknown => self.mark_unknown().await,
+                    Remembered::Nothing => self.forget().await,
                 }
-                Ok(self.legacy_reply(seen))
+                reply.held = Some(self.held);
+                Ok(reply)
             }
             LegacyStep::Refuse(refusal) => Err(self.refuse_on_legacy(refusal).await),
         }
-    }
-
-    /// Legacy's answer, unchanged.
-    fn legacy_reply(self, seen: Seen) -> Reply {
-        let Seen::Answered(Answer { mut parts, body }) = seen else {
-            return Reply::own(http::StatusCode::BAD_GATEWAY, "", Bytes::new());
-        };
-        headers::strip_answer(&mut parts.headers, false);
-        let mut reply = Reply::own(parts.status, "", body);
-        reply.head.extensions = parts.extensions;
-        reply.head.headers = parts.headers;
-        reply.origin = Origin::Legacy;
-        reply.held = Some(self.held);
-        reply
     }
 }

@@ -4,9 +4,19 @@ use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::intents;
 use super::rows::{self, Effect};
 use crate::jobs::clock::Clock;
 use crate::limits;
+
+/// How long what is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keep {
+    /// Jobs, and starts of unknown outcome.
+    pub(super) records: Duration,
+    /// What belongs to a client's key.
+    pub(super) keys: Duration,
+}
 
 /// Decides when to delete, and deletes a little at a time.
 pub(super) struct Expiry {
@@ -31,7 +41,7 @@ impl Expiry {
     }
 
     /// Deletes at most [`limits::EXPIRY_BATCH`] jobs and intents when a pass is due and the clock is to be believed.
-    pub(super) fn step(&mut self, conn: &Connection, clock: &Clock, keep: Duration) -> rusqlite::Result<Effect> {
+    pub(super) fn step(&mut self, conn: &Connection, clock: &Clock, keep: Keep) -> rusqlite::Result<Effect> {
         let believed = self.believes(clock);
         if !self.wait(clock).is_zero() {
             return Ok(Effect::default());
@@ -48,10 +58,13 @@ impl Expiry {
             return Ok(Effect::default());
         }
         let transaction = rusqlite::Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
-        let before_ms = now_ms.saturating_sub(millis(keep));
-        let (count, effect) = rows::expire(&transaction, before_ms, limits::EXPIRY_BATCH)?;
+        let before = |keep: Duration| now_ms.saturating_sub(millis(keep));
+        let (jobs, mut effect) = rows::expire(&transaction, before(keep.records), limits::EXPIRY_BATCH)?;
+        let times = (before(keep.records), before(keep.keys), now_ms);
+        let intents = intents::expire(&transaction, times, limits::EXPIRY_BATCH)?;
+        effect.changed |= intents > 0;
         transaction.commit()?;
-        if count >= limits::EXPIRY_BATCH {
+        if jobs.max(intents) >= limits::EXPIRY_BATCH {
             self.next = clock.monotonic() + limits::EXPIRY_NEXT;
         }
         Ok(effect)

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
+use super::ops::Op;
 use super::reader::{Reader, Readers};
-use super::rows;
-use super::writer::{self, Message, Op, Write, Writer};
+use super::writer::{self, Message, Write, Writer};
+use super::{intents, rows};
 use crate::jobs::clock::Clock;
-use crate::jobs::record::{Intent, Job, JobState};
+use crate::jobs::record::{Closing, Intent, Job, JobState, Kept};
 use crate::jobs::store::{Cause, StoreError};
 use crate::limits;
 use crate::names::{BackendName, JobId};
@@ -20,8 +22,10 @@ use crate::names::{BackendName, JobId};
 /// How the embedded store behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long jobs and intents are kept.
+    /// How long jobs are kept, and starts of unknown outcome.
     pub keep: Duration,
+    /// How long what belongs to a client's key is kept.
+    pub key_keep: Duration,
     /// The time.
     pub clock: Clock,
 }
@@ -40,12 +44,15 @@ pub struct StoreHeld {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) path: PathBuf,
+    /// Stands beside the intents of this process, so that the next one knows which are not its own.
+    pub(super) run: i64,
     pub(super) clock: Clock,
     /// The cause of the last failure until writes succeed again.
     pub(super) health: Mutex<Result<(), Cause>>,
     /// Open jobs in the store, in the order of [`BackendName::ALL`].
     pub(super) open: [AtomicI64; 2],
     pub(super) keep_ms: AtomicU64,
+    pub(super) key_keep_ms: AtomicU64,
     /// Grows whenever the file is another one, so that readers open it anew.
     pub(super) generation: AtomicU64,
     /// Set by a reader that met damage; the writer then repairs.
@@ -80,10 +87,12 @@ impl SqliteStore {
     pub fn open(path: &Path, settings: Settings) -> Result<SqliteStore, StoreHeld> {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
+            run: Uuid::now_v7().as_u64_pair().1.cast_signed(),
             clock: settings.clock,
             health: Mutex::new(Err(Cause::Opening)),
             open: [AtomicI64::new(0), AtomicI64::new(0)],
             keep_ms: AtomicU64::new(millis(settings.keep)),
+            key_keep_ms: AtomicU64::new(millis(settings.key_keep)),
             generation: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
         });
@@ -108,7 +117,50 @@ impl SqliteStore {
     }
 
     pub(crate) async fn put_intent(&self, intent: Intent) -> Result<(), StoreError> {
-        self.write(Op::PutIntent(intent)).await.map(|_| ())
+        self.write(Op::PutIntent(Box::new(intent))).await.map(|_| ())
+    }
+
+    pub(crate) async fn claim(&self, intent: Intent) -> Result<Option<Intent>, StoreError> {
+        for _ in 0..limits::CLAIM_TRIES {
+            match self.write(Op::Claim(Box::new(intent.clone()))).await {
+                Ok(true) => return Ok(None),
+                Ok(false) => {}
+                Err(error) => return self.settle(&intent, error).await,
+            }
+            // Nobody there: it was freed in between.
+            if let Some(holder) = self.intent(&intent.key).await? {
+                return Ok(Some(holder));
+            }
+        }
+        Err(StoreError::NotWritten(Cause::KeyBusy))
+    }
+
+    /// Reads back who holds a key after a claim whose reply did not come. What can be read is on the disk: frames are
+    /// shown to readers after their sync. That is not so after a failed sync, hence only a late reply is settled.
+    pub(super) async fn settle(&self, intent: &Intent, error: StoreError) -> Result<Option<Intent>, StoreError> {
+        let StoreError::MaybeWritten(cause) = &error else { return Err(error) };
+        let found = if matches!(cause, Cause::TooSlow) { self.intent(&intent.key).await.ok().flatten() } else { None };
+        if found.as_ref().is_some_and(|found| found.claim == intent.claim) {
+            return Ok(None);
+        }
+        // Should the claim still be written, this comes after it.
+        if let Some(claim) = &intent.claim {
+            self.write_later(Op::Release { key: intent.key.clone(), token: claim.token.clone() });
+        }
+        found.map_or(Err(error), |holder| Ok(Some(holder)))
+    }
+
+    pub(crate) async fn release(&self, key: &str, token: &str) -> Result<(), StoreError> {
+        self.write(Op::Release { key: key.into(), token: token.into() }).await.map(|_| ())
+    }
+
+    pub(crate) async fn keep_answer(&self, kept: Kept) -> Result<(), StoreError> {
+        self.write(Op::Keep(kept)).await.map(|_| ())
+    }
+
+    pub(crate) async fn left_open(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
+        let run = self.shared.run;
+        self.read(move |reader| reader.with(|conn| intents::left_open(conn, run, limit))).await
     }
 
     pub(crate) async fn move_intent(&self, key: &str, to: BackendName, deadline_ms: u64) -> Result<(), StoreError> {
@@ -128,8 +180,8 @@ impl SqliteStore {
         self.write(Op::MarkUnknown(Box::from(key))).await.map(|_| ())
     }
 
-    pub(crate) async fn put_job(&self, job: Job, closes: Option<&str>) -> Result<(), StoreError> {
-        self.write(Op::PutJob { job, closes: closes.map(Box::from) }).await.map(|_| ())
+    pub(crate) async fn put_job(&self, job: Job, closes: Option<Closing>) -> Result<(), StoreError> {
+        self.write(Op::PutJob { job, closes }).await.map(|_| ())
     }
 
     pub(crate) async fn finish_job(&self, id: &JobId, state: JobState) -> Result<bool, StoreError> {
@@ -143,7 +195,7 @@ impl SqliteStore {
 
     pub(crate) async fn intent(&self, key: &str) -> Result<Option<Intent>, StoreError> {
         let (key, now_ms) = (key.to_owned(), self.shared.clock.wall_ms());
-        self.read(move |reader| reader.with(|conn| rows::intent(conn, &key, now_ms))).await
+        self.read(move |reader| reader.with(|conn| intents::intent(conn, &key, now_ms))).await
     }
 
     pub(crate) async fn open_jobs(&self, backend: Option<BackendName>, limit: usize) -> Result<Vec<Job>, StoreError> {
@@ -156,7 +208,7 @@ impl SqliteStore {
         limit: usize,
     ) -> Result<Vec<Intent>, StoreError> {
         let now_ms = self.shared.clock.wall_ms();
-        self.read(move |reader| reader.with(|conn| rows::open_intents(conn, backend, limit, now_ms))).await
+        self.read(move |reader| reader.with(|conn| intents::open_intents(conn, backend, limit, now_ms))).await
     }
 
     pub(crate) async fn open_counts(&self) -> Result<[i64; 2], StoreError> {
@@ -171,8 +223,9 @@ impl SqliteStore {
         self.shared.health().map_err(|cause| cause.line())
     }
 
-    pub(crate) fn set_keep(&self, keep: Duration) {
+    pub(crate) fn set_keep(&self, keep: Duration, key_keep: Duration) {
         self.shared.keep_ms.store(millis(keep), Ordering::Relaxed);
+        self.shared.key_keep_ms.store(millis(key_keep), Ordering::Relaxed);
     }
 
     pub(crate) async fn close(&self) -> Result<(), StoreError> {

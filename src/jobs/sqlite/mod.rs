@@ -5,6 +5,8 @@
 
 mod expiry;
 mod handle;
+pub(crate) mod intents;
+mod ops;
 mod reader;
 mod rescue;
 pub(crate) mod rows;

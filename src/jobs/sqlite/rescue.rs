@@ -9,7 +9,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
 use super::writer::{beside, file_cause};
-use super::{rows, schema};
+use super::{intents, rows, schema};
 use crate::jobs::store::Cause;
 use crate::limits;
 
@@ -68,8 +68,11 @@ fn copy(store: &Path, target: &Connection) -> Result<(usize, usize), Cause> {
     let jobs = copy_table(&source, target, "jobs", rows::JOB_COLUMNS, |row| {
         rows::valid(rows::read_job(row)).map(|job| job.is_some())
     })?;
-    let intents = copy_table(&source, target, "intents", rows::INTENT_COLUMNS, |row| {
-        rows::valid(rows::read_intent(row, 0)).map(|intent| intent.is_some())
+    let is_current = source.prepare("SELECT token FROM intents LIMIT 0").is_ok();
+    let columns = if is_current { intents::ALL_COLUMNS } else { intents::COLUMNS };
+    let intents = copy_table(&source, target, "intents", columns, |row| {
+        let intent = if is_current { intents::read_all(row, 0) } else { intents::read(row, 0) };
+        rows::valid(intent).map(|intent| intent.is_some())
     })?;
     target.execute_batch("COMMIT")?;
     Ok((jobs, intents))

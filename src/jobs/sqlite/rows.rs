@@ -1,8 +1,8 @@
-//! Every statement of the embedded store: records to rows and back.
+//! The statements about jobs, and what those about intents share with them: records to rows and back.
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, named_params, params};
 
-use crate::jobs::record::{Intent, IntentState, Job, JobState};
+use crate::jobs::record::{Job, JobState};
 use crate::names::{BackendName, ExportType, JobId, UserId};
 
 /// What one write did.
@@ -15,7 +15,7 @@ pub(super) struct Effect {
 }
 
 impl Effect {
-    fn rows(count: usize) -> Effect {
+    pub(super) fn rows(count: usize) -> Effect {
         Effect { changed: count > 0, open: [0; 2] }
     }
 
@@ -35,48 +35,15 @@ pub(crate) fn place(backend: BackendName) -> usize {
 }
 
 /// SQLite's integers are signed: times beyond 2^63 ms are cut.
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn unsigned(value: i64) -> u64 {
+pub(super) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
 pub(super) const JOB_COLUMNS: &str = "id, backend, export, user, started_ms, state";
-pub(super) const INTENT_COLUMNS: &str = "key, request_id, user, export, backend, started_ms, deadline_ms, state";
-
-pub(super) fn put_intent(conn: &Connection, intent: &Intent) -> rusqlite::Result<Effect> {
-    let sql = "INSERT INTO intents (key, request_id, user, export, backend, started_ms, deadline_ms, state)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-    let count = conn.prepare_cached(sql)?.execute(params![
-        intent.key,
-        intent.request_id,
-        intent.user.as_ref().map(UserId::as_str),
-        intent.export.as_str(),
-        intent.backend.as_str(),
-        signed(intent.started_ms),
-        signed(intent.deadline_ms),
-        intent.state.as_str(),
-    ])?;
-    Ok(Effect::rows(count))
-}
-
-pub(super) fn move_intent(conn: &Connection, key: &str, to: BackendName, deadline_ms: u64) -> rusqlite::Result<Effect> {
-    let sql = "UPDATE intents SET backend = ?, deadline_ms = ? WHERE key = ? AND state = 'running'";
-    let count = conn.prepare_cached(sql)?.execute(params![to.as_str(), signed(deadline_ms), key])?;
-    Ok(Effect::rows(count))
-}
-
-pub(super) fn close_intent(conn: &Connection, key: &str) -> rusqlite::Result<Effect> {
-    Ok(Effect::rows(conn.prepare_cached("DELETE FROM intents WHERE key = ?")?.execute([key])?))
-}
-
-pub(super) fn mark_unknown(conn: &Connection, key: &str) -> rusqlite::Result<Effect> {
-    let sql = "UPDATE intents SET state = 'unknown' WHERE key = ?";
-    Ok(Effect::rows(conn.prepare_cached(sql)?.execute([key])?))
-}
-
 /// Writes a job. A found one (no user) never replaces one with a user; one that is over does not open again.
 pub(super) fn put_job(conn: &Connection, job: &Job) -> rusqlite::Result<Effect> {
     let before = "SELECT backend, state FROM jobs WHERE id = ?";
@@ -130,7 +97,7 @@ pub(super) fn finish_job(conn: &Connection, id: &JobId, state: JobState) -> rusq
     Ok(effect)
 }
 
-/// Deletes up to `limit` jobs and as many intents that began before `before_ms`; returns how many in all.
+/// Deletes up to `limit` jobs that began before `before_ms`; returns how many.
 pub(super) fn expire(conn: &Connection, before_ms: u64, limit: usize) -> rusqlite::Result<(usize, Effect)> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql = "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE started_ms < ? ORDER BY started_ms LIMIT ?)
@@ -144,9 +111,6 @@ pub(super) fn expire(conn: &Connection, before_ms: u64, limit: usize) -> rusqlit
             effect.open[place] -= 1;
         }
     }
-    let sql = "DELETE FROM intents WHERE seq IN
-        (SELECT seq FROM intents WHERE started_ms < ? ORDER BY started_ms LIMIT ?)";
-    count += conn.prepare_cached(sql)?.execute(params![signed(before_ms), limit])?;
     effect.changed = count > 0;
     Ok((count, effect))
 }
@@ -164,12 +128,6 @@ pub(crate) fn job(conn: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>
     Ok(conn.prepare_cached(&sql)?.query_row([id.as_str()], |row| valid(read_job(row))).optional()?.flatten())
 }
 
-/// Reads one intent as of `now_ms`.
-pub(crate) fn intent(conn: &Connection, key: &str, now_ms: u64) -> rusqlite::Result<Option<Intent>> {
-    let sql = format!("SELECT {INTENT_COLUMNS} FROM intents WHERE key = ?");
-    Ok(conn.prepare_cached(&sql)?.query_row([key], |row| valid(read_intent(row, now_ms))).optional()?.flatten())
-}
-
 /// Reads open jobs, oldest first, of one backend or of both.
 pub(crate) fn open_jobs(conn: &Connection, backend: Option<BackendName>, limit: usize) -> rusqlite::Result<Vec<Job>> {
     let sql = format!(
@@ -178,18 +136,7 @@ pub(crate) fn open_jobs(conn: &Connection, backend: Option<BackendName>, limit: 
     list(conn, &sql, backend, limit, read_job)
 }
 
-/// Reads intents as of `now_ms`, oldest first, of one backend or of both.
-pub(crate) fn open_intents(
-    conn: &Connection,
-    backend: Option<BackendName>,
-    limit: usize,
-    now_ms: u64,
-) -> rusqlite::Result<Vec<Intent>> {
-    let sql = format!("SELECT {INTENT_COLUMNS} FROM intents WHERE backend IN (?, ?) ORDER BY started_ms, seq LIMIT ?");
-    list(conn, &sql, backend, limit, |row| read_intent(row, now_ms))
-}
-
-fn list<T>(
+pub(super) fn list<T>(
     conn: &Connection,
     sql: &str,
     backend: Option<BackendName>,
@@ -246,29 +193,6 @@ pub(super) fn read_job(row: &Row<'_>) -> rusqlite::Result<Option<Job>> {
     }))
 }
 
-/// Reads the columns of [`INTENT_COLUMNS`]; `None` for values that no intent has.
-pub(super) fn read_intent(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<Option<Intent>> {
-    let deadline_ms = unsigned(row.get(6)?);
-    let parts = (
-        ExportType::parse(row.get_ref(3)?.as_str()?),
-        BackendName::parse(row.get_ref(4)?.as_str()?),
-        IntentState::parse(row.get_ref(7)?.as_str()?),
-    );
-    let (Some(export), Some(backend), Some(state)) = parts else { return Ok(None) };
-    // Past its deadline nobody is waiting for the answer any more, whatever process that was.
-    let state = if deadline_ms <= now_ms { IntentState::Unknown } else { state };
-    Ok(Some(Intent {
-        key: row.get(0)?,
-        request_id: row.get(1)?,
-        user: optional_text(row, 2)?.and_then(UserId::from_text),
-        export,
-        backend,
-        started_ms: unsigned(row.get(5)?),
-        deadline_ms,
-        state,
-    }))
-}
-
-fn optional_text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<&'a str>> {
+pub(super) fn optional_text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<&'a str>> {
     Ok(row.get_ref(column)?.as_str_or_null()?)
 }

@@ -10,7 +10,8 @@ use crate::jobs::store::Cause;
 use crate::limits;
 
 /// One step per version; `PRAGMA user_version` says how many have been taken.
-const STEPS: [&str; 1] = ["
+pub(super) const STEPS: [&str; 2] = [
+    "
 CREATE TABLE jobs (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -34,7 +35,18 @@ CREATE TABLE intents (
     state TEXT NOT NULL
 ) STRICT;
 CREATE INDEX intents_started ON intents (started_ms);
-"];
+",
+    "
+ALTER TABLE intents ADD COLUMN token TEXT;
+ALTER TABLE intents ADD COLUMN body BLOB;
+ALTER TABLE intents ADD COLUMN resend BLOB;
+ALTER TABLE intents ADD COLUMN run INTEGER;
+ALTER TABLE intents ADD COLUMN status INTEGER;
+ALTER TABLE intents ADD COLUMN content_type TEXT;
+ALTER TABLE intents ADD COLUMN answer BLOB;
+CREATE INDEX intents_open ON intents (started_ms) WHERE state <> 'answered';
+",
+];
 
 /// Opens the store for writing, makes it when it is not there, and brings its tables up to date.
 pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Cause> {

@@ -3,22 +3,21 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
-use super::expiry::Expiry;
+use super::expiry::{Expiry, Keep};
 use super::handle::Shared;
+use super::ops::{Op, apply};
 use super::reader::is_damage;
 use super::rows::{self, Effect};
 use super::{rescue, schema};
-use crate::jobs::record::{Intent, Job, JobState};
 use crate::jobs::store::{Cause, StoreError};
 use crate::limits;
-use crate::names::{BackendName, JobId};
 
 /// What the writing thread is asked for.
 pub(super) enum Message {
@@ -32,16 +31,6 @@ pub(super) struct Write {
     pub(super) reply: Option<oneshot::Sender<Result<bool, StoreError>>>,
     /// Set by the writer when it begins, or by the caller when it stops waiting: the first one wins.
     pub(super) taken: Arc<AtomicBool>,
-}
-
-/// The one-key writes.
-pub(super) enum Op {
-    PutIntent(Intent),
-    MoveIntent { key: Box<str>, to: BackendName, deadline_ms: u64 },
-    CloseIntent(Box<str>),
-    MarkUnknown(Box<str>),
-    PutJob { job: Job, closes: Option<Box<str>> },
-    FinishJob(JobId, JobState),
 }
 
 /// Owns the connection that writes.
@@ -188,17 +177,16 @@ impl Writer {
             self.failed(cause.clone());
             return answer_all(batch, &StoreError::NotWritten(cause));
         }
-        match commit(&opened.conn, batch) {
+        match commit(&opened.conn, batch, self.shared.run) {
             Ok(results) => {
                 let mut sum = Effect::default();
+                results.iter().flatten().for_each(|effect| sum.add_open(effect.open));
+                // Before anybody is answered: who knows of a write finds it counted.
+                self.count(sum);
                 for (write, result) in batch.drain(..).zip(results) {
-                    if let Ok(effect) = &result {
-                        sum.add_open(effect.open);
-                    }
                     let result = result.map(|effect| effect.changed);
                     answer(write, result.map_err(|error| StoreError::NotWritten(error.into())));
                 }
-                self.count(sum);
             }
             Err(error) => {
                 let (StoreError::NotWritten(cause) | StoreError::MaybeWritten(cause) | StoreError::Unavailable(cause)) =
@@ -217,7 +205,8 @@ impl Writer {
 
     fn expire(&mut self) {
         let Some(opened) = &self.open else { return };
-        let keep = Duration::from_millis(self.shared.keep_ms.load(Ordering::Relaxed));
+        let read = |ms: &AtomicU64| Duration::from_millis(ms.load(Ordering::Relaxed));
+        let keep = Keep { records: read(&self.shared.keep_ms), keys: read(&self.shared.key_keep_ms) };
         match self.expiry.step(&opened.conn, &self.shared.clock, keep) {
             Ok(effect) => self.count(effect),
             Err(error) => self.failed(error.into()),
@@ -249,12 +238,12 @@ fn gather(first: Message, queue: &Receiver<Message>, batch: &mut Vec<Write>) -> 
 }
 
 /// Writes a batch in one transaction. An operation's own fault fails it alone, the file's fault fails all.
-fn commit(conn: &Connection, batch: &[Write]) -> Result<Vec<rusqlite::Result<Effect>>, StoreError> {
+fn commit(conn: &Connection, batch: &[Write], this_run: i64) -> Result<Vec<rusqlite::Result<Effect>>, StoreError> {
     let not_written = |error: rusqlite::Error| StoreError::NotWritten(error.into());
     run(conn, "BEGIN IMMEDIATE").map_err(not_written)?;
     let mut results = Vec::with_capacity(batch.len());
     for write in batch {
-        match apply(conn, &write.op) {
+        match apply(conn, &write.op, this_run) {
             Err(error) if conn.is_autocommit() || !is_own_fault(&error) => {
                 // Some errors have rolled back already; then this fails and changes nothing.
                 let _ = run(conn, "ROLLBACK");
@@ -291,30 +280,7 @@ fn is_own_fault(error: &rusqlite::Error) -> bool {
     }
 }
 
-fn apply(conn: &Connection, op: &Op) -> rusqlite::Result<Effect> {
-    match op {
-        Op::PutIntent(intent) => rows::put_intent(conn, intent),
-        Op::MoveIntent { key, to, deadline_ms } => rows::move_intent(conn, key, *to, *deadline_ms),
-        Op::CloseIntent(key) => rows::close_intent(conn, key),
-        Op::MarkUnknown(key) => rows::mark_unknown(conn, key),
-        Op::PutJob { job, closes: None } => rows::put_job(conn, job),
-        Op::PutJob { job, closes: Some(key) } => {
-            run(conn, "SAVEPOINT both")?;
-            let both = rows::put_job(conn, job).and_then(|effect| rows::close_intent(conn, key).map(|_| effect));
-            if both.is_err() {
-                if conn.is_autocommit() {
-                    return both;
-                }
-                run(conn, "ROLLBACK TO both")?;
-            }
-            run(conn, "RELEASE both")?;
-            both
-        }
-        Op::FinishJob(id, state) => rows::finish_job(conn, id, *state),
-    }
-}
-
-fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+pub(super) fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 

@@ -90,32 +90,37 @@ impl Drop for Load {
 
 type Flags = (Arc<AtomicBool>, Arc<AtomicU64>);
 
-/// Sends a request every 20 ms: two of three are passed through, the others ask for a job or, now and then, start one.
+/// What a client of the load asks for.
+enum Turn {
+    Pass,
+    Status,
+    Start,
+}
+
+/// Sends a request every 20 ms: of 25 some 16 are passed through, 8 ask for a job, 1 starts one.
 fn ask((stop, sent): Flags, mut connection: Connection, user: String, at: usize) -> JoinHandle<Tally> {
     thread::spawn(move || {
         let (mut tally, mut due) = (Tally::default(), Instant::now());
-        let mut job = None::<String>;
+        let mut job = String::new();
         while !stop.load(Ordering::Relaxed) {
-            let number = tally.requests;
-            let (request, fits): (Request, fn(&client::Response) -> bool) = match &job {
-                Some(job) if number % 3 == 1 => {
-                    (Request::get(&format!("/api/export/status/{job}")).user(&user), |answer| {
-                        answer.field("job_id") != ""
-                    })
-                }
-                _ if number % 25 == at as u64 => {
-                    (Request::post_json("/api/export/overlay/start", &overlay(12)).user(&user), |answer| {
-                        answer.field("job_id") != ""
-                    })
-                }
-                _ => (Request::get("/files/2000"), |answer| answer.body.bytes.len() == 2000),
+            // Each client begins elsewhere, so that they do not all start at once.
+            let turn = match (tally.requests + 4 * at as u64) % 25 {
+                _ if job.is_empty() => Turn::Start,
+                0 => Turn::Start,
+                number if number.is_multiple_of(3) => Turn::Status,
+                _ => Turn::Pass,
+            };
+            let request = match turn {
+                Turn::Pass => Request::get("/files/2000"),
+                Turn::Status => Request::get(&format!("/api/export/status/{job}")).user(&user),
+                Turn::Start => Request::post_json("/api/export/overlay/start", &overlay(12)).user(&user),
             };
             match connection.exchange(&request) {
-                Ok(answer) if answer.status == 200 && fits(&answer) => {
-                    if job.is_none() && answer.header("x-export-backend").is_some() {
-                        job = Some(answer.field("job_id"));
-                    }
-                }
+                Ok(answer) if answer.status == 200 => match turn {
+                    Turn::Start => job = answer.field("job_id"),
+                    Turn::Status => assert_eq!(answer.field("job_id"), job),
+                    Turn::Pass => assert_eq!(answer.body.bytes.len(), 2000),
+                },
                 Ok(answer) => tally.failures.push(format!("{request:?}: {} {}", answer.status, answer.text())),
                 Err(error) => tally.failures.push(format!("{request:?}: {error:?}")),
             }

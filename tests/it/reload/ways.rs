@@ -63,10 +63,14 @@ const WAYS: [Way; 7] = [
     ("truncated, written slowly", |desk| {
         let text = desk.next();
         let mut file = File::create(desk.path()).unwrap();
-        for piece in text.as_bytes().chunks(text.len().div_ceil(4)) {
-            // Longer than a file must hold still: each half of it is looked at, and must not be taken for an edit.
+        let mut rest = text.as_str();
+        // Each piece ends where the file would be valid, moving nobody, but for the line # END that is still to come.
+        for end in ["\n[jobs]", "\n[rollout]", "\n[server]", ""] {
+            // Longer than a file must hold still: each part of it is looked at, and must not be taken for an edit.
             sleep(Duration::from_millis(80));
-            file.write_all(piece).unwrap();
+            let at = if end.is_empty() { rest.len() } else { rest.find(end).expect("the section is there") };
+            file.write_all(&rest.as_bytes()[..at]).unwrap();
+            rest = &rest[at..];
         }
         Instant::now()
     }),

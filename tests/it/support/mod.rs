@@ -6,6 +6,7 @@
     reason = "one test binary; a failed unwrap here is a failed test"
 )]
 
+pub mod backend;
 pub mod client;
 pub mod gateway;
 pub mod parts;
@@ -13,6 +14,7 @@ pub mod raw_websocket;
 pub mod rude;
 pub mod scene;
 pub mod tokens;
+pub mod tls;
 pub mod websocket;
 pub mod wire;
 

@@ -16,7 +16,7 @@ fn child_that_writes_until_killed() {
         for number in 0.. {
             let (name, key) = (format!("j-{run}-{writer}-{number}"), format!("k-{run}-{writer}-{number}"));
             store.put_intent(intent(&key)).await.unwrap();
-            store.put_job(job(&name, Some("ann")), Some(&key)).await.unwrap();
+            store.put_job(job(&name, Some("ann")), Some(forget(&key))).await.unwrap();
             let mut out = std::io::stdout().lock();
             writeln!(out, "stored {name}").unwrap();
             out.flush().unwrap();

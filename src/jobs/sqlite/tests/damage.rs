@@ -132,3 +132,24 @@ async fn a_disk_that_damages_everything_is_not_filled_with_copies() {
     fs::remove_file(dir.path().join("jobs.db.damaged-0")).unwrap();
     until("healthy", async || store.health().is_ok()).await;
 }
+
+#[tokio::test]
+async fn answers_of_keys_are_kept_from_a_damaged_store() {
+    use crate::jobs::record::{Claim, Kept, KeptAnswer};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    filled(&path).await;
+    let store = open(&path);
+    let claim = Claim { token: "t".into(), body: [7; 32] };
+    store.claim(Intent { claim: Some(claim.clone()), ..intent("key-1") }).await.unwrap();
+    let answer = KeptAnswer { status: 200, content_type: None, body: "an answer".into() };
+    let kept = Kept { key: "key-1".into(), token: "t".into(), answer: answer.clone() };
+    store.keep_answer(kept).await.unwrap();
+    store.close().await.unwrap();
+    damage(&path, b"job-0700");
+    let store = open(&path);
+    store.health().unwrap();
+    assert_eq!(set_aside(dir.path()), 1);
+    let read = store.intent("key-1").await.unwrap().unwrap();
+    assert_eq!((read.claim, read.answer), (Some(claim), Some(answer)));
+}

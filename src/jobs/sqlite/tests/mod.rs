@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod expiry;
 mod faults;
+mod keys;
 mod operations;
 
 use std::path::Path;
@@ -11,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::jobs::clock::Clock;
-use crate::jobs::record::{Intent, IntentState, Job, JobState};
+use crate::jobs::record::{Closing, Intent, IntentState, Job, JobState};
 use crate::names::{BackendName, ExportType, JobId, UserId};
 
 fn settings() -> Settings {
-    Settings { keep: Duration::from_secs(7 * 86_400), clock: Clock::system() }
+    Settings { keep: Duration::from_secs(7 * 86_400), key_keep: Duration::from_secs(86_400), clock: Clock::system() }
 }
 
 fn open(path: &Path) -> SqliteStore {
@@ -48,7 +49,14 @@ fn intent(key: &str) -> Intent {
         started_ms: now,
         deadline_ms: now + 60_000,
         state: IntentState::Running,
+        claim: None,
+        resend: None,
+        answer: None,
     }
+}
+
+fn forget(key: &str) -> Closing {
+    Closing::Forget(key.into())
 }
 
 /// Waits for something that another thread brings about.

@@ -34,7 +34,7 @@ async fn an_owner_is_stored_with_its_intent_closed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("jobs.db"));
     store.put_intent(intent("k1")).await.unwrap();
-    store.put_job(job("j1", Some("ann")), Some("k1")).await.unwrap();
+    store.put_job(job("j1", Some("ann")), Some(forget("k1"))).await.unwrap();
     assert_eq!(store.intent("k1").await.unwrap(), None);
     assert_eq!(store.job(&id("j1")).await.unwrap().unwrap().user, UserId::from_text("ann"));
     assert_eq!(store.job(&id("none")).await.unwrap(), None);
@@ -74,7 +74,7 @@ fn many_writers_are_all_served_and_counted() {
             store.put_intent(intent(&key)).await.unwrap();
             // A bad operation in the same batch spoils nothing.
             assert!(store.put_intent(intent(&key)).await.is_err());
-            store.put_job(job(&name, Some("ann")), Some(&key)).await.unwrap();
+            store.put_job(job(&name, Some("ann")), Some(forget(&key))).await.unwrap();
             assert!(store.job(&id(&name)).await.unwrap().is_some(), "a reply means readable");
         }
     };
