@@ -223,8 +223,7 @@ pub fn bare_head_for_workers(
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::HOST, host_value(&table.workers.backend.url));
     if let Some(user) = user {
-        let user = HeaderValue::from_bytes(&user.header_bytes()).map_err(|_| Refusal::BadIdentity)?;
-        headers.insert(X_USER_ID, user);
+        headers.insert(X_USER_ID, user_for_workers(user)?);
     }
     headers.insert(X_REQUEST_ID, HeaderValue::from_str(request_id).map_err(|_| Refusal::Internal)?);
     Ok(headers)
