@@ -95,7 +95,8 @@ impl Origin<'_> {
     /// Makes a problem of a span of bytes.
     pub(crate) fn at(&self, span: Range<usize>, key: &str, mistake: Mistake) -> Problem {
         let place = Place::of(self.text, span);
-        let secret = key.ends_with("token") || place.line_text.contains("token") || place.line_text.contains('@');
+        let of_key = key.ends_with("token") || key == "jobs.store";
+        let secret = of_key || ["token", "password", "@"].iter().any(|mark| place.line_text.contains(mark));
         Problem {
             line: place.line,
             column: place.start + 1,

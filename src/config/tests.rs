@@ -149,7 +149,9 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[server]\ntls = { certificate = \"c\", key = \"k\" }\n", "6: server.tls: is not supported by this version"),
     ("[identity.jwt]\nheader = \"Authorization\"\n", "5: identity.jwt: is not supported by this version"),
     ("[identity]\ncookie = \"uid\"\n", "6: identity.cookie: is not supported by this version"),
-    ("[jobs]\nstore = \"redis://h:6379\"\n", "6: jobs.store: redis as a store is not supported by this version"),
+    ("[jobs]\nstore = \"mysql://h:6379\"\n", "6: jobs.store: has a scheme that is no store's (write a file such as"),
+    ("[jobs]\nwait_replicas = 1\n", "6: jobs.wait_replicas: is for a store on Redis, and this one is a file"),
+    ("[jobs]\nstore = \"redis://h\"\nwait_replicas = 17\n", "7: jobs.wait_replicas: is more than any Redis has"),
     ("[rolout]\npercent = 1\n", "5: rolout: is not a known key (did you mean `rollout`?)"),
     ("[rollout]\nprecent = 1\n", "6: rollout.precent: is not a known key (did you mean `percent`?)"),
     (
