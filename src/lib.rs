@@ -17,7 +17,8 @@
 //! - [`http`]: sockets, header fields, bodies, WebSocket tunnels, and [`http::refusal`], the only file that picks a
 //!   status for an answer of our own.
 //! - [`backends`]: dialling, pooling, and the one rule for sending again.
-//! - [`jobs`]: who owns which job, durably; and the look-up of `input_key`.
+//! - [`jobs`]: who owns which job, and what a client's key stands for ([`jobs::idempotency`]), durably; and the look-up of
+//!   `input_key`.
 //! - [`gateway`]: **the request flow**. [`gateway::serve`] and the `answer` behind it show every branch.
 //! - [`reload`]: watches the file, settles, compiles, swaps once.
 //! - [`server`]: threads, accepting, the end. [`admin`]: the second port. [`cli`]: commands; `cli::run` puts all together.
@@ -30,7 +31,8 @@
 //! accept (server)                                   event or tick (reload::watch)
 //!  → checks (http::headers, routing::identity)       → read until it holds still
 //!  → route (routing::route)                          → parse, check, compile (config)
-//!  → start: decide → record intent → send            → one ArcSwap::store; a refused file changes nothing
+//!  → start: key known? → its answer again
+//!         decide → record intent → send              → one ArcSwap::store; a refused file changes nothing
 //!         → judge → record owner → answer
 //!    status, WebSocket: owner → that backend
 //!    all else: legacy, streaming (gateway::pass)
@@ -43,7 +45,8 @@
 //! 2. A start's intent is durable before a byte of it leaves, and its job's owner before the client hears of the job.
 //! 3. Only an outcome that excludes a job may fall back, and only once: [`exports::step::Fallback`] cannot be made
 //!    from anything else.
-//! 4. A request is sent again only if it was handed back unwritten or is a GET or HEAD without a body.
+//! 4. A request is sent again only if it was handed back unwritten, is a GET or HEAD without a body, or is a start of
+//!    unknown outcome for workers that honour keys, while its intent still says workers ([`gateway::start::again`]).
 //! 5. A flip of the file moves starts, never jobs.
 //! 6. Pass-through never holds a body in memory.
 

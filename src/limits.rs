@@ -150,12 +150,20 @@ pub const INPUT_KEY: usize = 1_024;
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
-/// How long a connection may still begin a request once the gateway is draining: it may have been accepted just now.
-pub const DRAIN_GRACE: Duration = Duration::from_millis(100);
 /// Most bytes thrown away while a closed connection lingers.
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// How long a listener that is to close still accepts, so that those who have just been told of it are served.
+pub const LAST_ACCEPTS: Duration = Duration::from_millis(50);
+/// How long handshakes that are under way may take to complete after that.
+pub const LAST_HANDSHAKES: Duration = Duration::from_millis(20);
+/// How long a connection that came while the gateway was going down has for the first byte of its one request.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Idle connections kept per backend and thread.
 pub const POOL_IDLE: usize = 1_024;
+/// A backend that closes a connection this soon after an answer may be closing the next one right now.
+pub const EARLY_CLOSE: Duration = Duration::from_secs(1);
+/// How long requests that cannot be repeated get connections of their own after that.
+pub const DISTRUST: Duration = Duration::from_secs(60);
 /// Two address families are tried this far apart (RFC 8305 says 250 ms).
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are dialled at the most.

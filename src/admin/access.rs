@@ -1,5 +1,7 @@
 //! Who may ask on the admin port.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::Request;
 use http::header::{self, HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
@@ -27,10 +29,20 @@ pub fn of<B>(request: &Request<B>, loopback: bool, token: Option<&Secret>) -> Ac
         None if loopback => Access::Full,
         None => Access::Unknown,
         Some(token) => {
-            let given = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-            if given.is_some_and(|given| same(given, token.0.as_bytes())) { Access::Full } else { Access::Unknown }
+            let given = headers.get(header::AUTHORIZATION).and_then(|value| given(value.as_bytes()));
+            if given.is_some_and(|given| same(&given, token.0.as_bytes())) { Access::Full } else { Access::Unknown }
         }
     }
+}
+
+/// The token that a request gives: as a bearer, or as the password of Basic, which is what browsers can send.
+fn given(authorization: &[u8]) -> Option<Vec<u8>> {
+    if let Some(token) = authorization.strip_prefix(b"Bearer ") {
+        return Some(token.to_vec());
+    }
+    let pair = BASE64_STANDARD.decode(authorization.strip_prefix(b"Basic ")?).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair[colon + 1..].to_vec())
 }
 
 /// Compares in a time that says nothing of where two texts differ: their hashes are compared instead.
@@ -80,6 +92,8 @@ mod tests {
         for wrong in ["Bearer secre", "Bearer secrets", "Basic secret", "secret", ""] {
             assert_eq!(asks(&[host, ("authorization", wrong)], false, Some("secret")), Access::Unknown);
         }
+        assert_eq!(asks(&[host, ("authorization", "Basic eDpzZWNyZXQ=")], false, Some("secret")), Access::Full);
+        assert_eq!(asks(&[host, ("authorization", "Basic eDpzZWNyZXQ=")], false, Some("secrets")), Access::Unknown);
         assert_eq!(asks(&[host], false, None), Access::Unknown);
     }
 }

@@ -1,6 +1,7 @@
-//! The second port, for operators: health, readiness, metrics. It never answers clients' requests.
+//! The second port, for operators: health, readiness, metrics, the dashboard. It never answers clients' requests.
 
 pub mod access;
+pub mod api;
 pub mod health;
 
 use std::convert::Infallible;
@@ -48,10 +49,7 @@ pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
         };
         let admin = admin.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let answer = answer(&admin, &request);
-                async move { Ok::<_, Infallible>(answer) }
-            });
+            let service = service_fn(async |request| Ok::<_, Infallible>(answer(&admin, &request).await));
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(limits::ADMIN_HEADER_TIMEOUT);
             // An error is the asker's: it left, or broke HTTP's rules and was told so.
@@ -61,7 +59,7 @@ pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
     }
 }
 
-fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let table = admin.gateway.table.load_full();
     let access = access::of(request, admin.loopback, table.server.admin_token.as_ref());
     let path = request.uri().path();
@@ -69,8 +67,10 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match access {
         Access::Foreign => return problem(StatusCode::FORBIDDEN, "This port answers its own host only"),
         Access::Unknown if !is_open => {
-            let mut answer = problem(StatusCode::UNAUTHORIZED, "A bearer token is needed");
-            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            let mut answer = problem(StatusCode::UNAUTHORIZED, "The admin token is needed");
+            // Basic is for browsers, which cannot be told a bearer token: any name, the token as the password.
+            let schemes = HeaderValue::from_static("Basic realm=\"export-gateway\", Bearer");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, schemes);
             return answer;
         }
         Access::Unknown | Access::Full => {}
@@ -85,8 +85,30 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             respond(readiness.status(), "application/json", readiness.json(access == Access::Full))
         }
         "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(admin)),
-        _ => problem(StatusCode::NOT_FOUND, "There are /healthz, /readyz and /metrics"),
+        "/" => page("text/html; charset=utf-8", include_str!("dashboard/index.html")),
+        "/dashboard.css" => page("text/css; charset=utf-8", include_str!("dashboard/dashboard.css")),
+        "/dashboard.js" => page("text/javascript; charset=utf-8", include_str!("dashboard/dashboard.js")),
+        "/api/table" => json(api::table(&table)),
+        "/api/reloads" => json(api::reloads(admin)),
+        "/api/explain" => json(api::explain(&table, request.uri().query().unwrap_or_default())),
+        _ => match path.strip_prefix("/api/jobs/") {
+            Some(id) => json(api::job(admin, id).await),
+            None => problem(StatusCode::NOT_FOUND, "There are /, /healthz, /readyz, /metrics and /api"),
+        },
     }
+}
+
+fn json((status, body): api::Answer) -> Response<Full<Bytes>> {
+    respond(status, "application/json", body.to_string())
+}
+
+/// A part of the dashboard. It may load its own parts and ask this port, and nothing else.
+fn page(content_type: &'static str, text: &'static str) -> Response<Full<Bytes>> {
+    let mut answer = respond(StatusCode::OK, content_type, text.to_owned());
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                  form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    answer
 }
 
 fn metrics(admin: &Admin) -> String {

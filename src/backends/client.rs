@@ -96,6 +96,9 @@ pub struct Client {
 struct Pool {
     url: Option<BaseUrl>,
     idle: VecDeque<Idle>,
+    /// Until then a request that cannot be repeated gets a connection of its own: this backend was seen to close
+    /// connections soon after an answer, and a close that is on its way cannot be seen.
+    distrusted_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -250,7 +253,15 @@ impl Client {
             while pool.idle.front().is_some_and(|idle| idle.since.elapsed() >= backend.idle_timeout) {
                 pool.idle.pop_front();
             }
-            pool.idle.retain(|idle| !idle.connection.sender.is_closed());
+            let mut is_early = false;
+            pool.idle.retain(|idle| {
+                let is_closed = idle.connection.sender.is_closed();
+                is_early |= is_closed && idle.since.elapsed() < limits::EARLY_CLOSE;
+                !is_closed
+            });
+            if is_early {
+                pool.distrust();
+            }
         }
     }
 }
@@ -263,17 +274,32 @@ fn checkout(pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<C
         pool.url = Some(backend.url.clone());
         pool.idle.clear();
     }
-    while let Some(idle) = pool.idle.pop_back() {
-        if idle.since.elapsed() >= backend.idle_timeout {
+    let now = Instant::now();
+    if repeat == Repeat::Never && pool.distrusted_until.is_some_and(|until| now < until) {
+        return None;
+    }
+    while let Some(Idle { connection, since }) = pool.idle.pop_back() {
+        if now.duration_since(since) >= backend.idle_timeout {
             pool.idle.clear();
             return None;
         }
-        let Idle { connection, .. } = idle;
         if connection.sender.is_ready() && (repeat == Repeat::Safe || connection.peek.is_quiet()) {
             return Some(connection);
         }
+        if now.duration_since(since) < limits::EARLY_CLOSE {
+            pool.distrust();
+            if repeat == Repeat::Never {
+                return None;
+            }
+        }
     }
     None
+}
+
+impl Pool {
+    fn distrust(&mut self) {
+        self.distrusted_until = Some(Instant::now() + limits::DISTRUST);
+    }
 }
 
 /// Copies a request without a body. What hyper keeps of its fields' spelling is left out: copying it costs every GET

@@ -2,4 +2,5 @@
 
 pub mod dial;
 pub mod client;
+mod window;
 pub mod circuit;

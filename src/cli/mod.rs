@@ -1,7 +1,9 @@
 //! The command line: what can be asked for, and the commands that need no running gateway.
 
 pub mod check;
+pub mod diff;
 pub mod explain;
+pub mod healthcheck;
 pub mod jobs;
 pub mod run;
 mod copy;
@@ -26,6 +28,7 @@ Examples:
   export-gateway                                      serve as gateway.toml says
   export-gateway check --config new.toml              find every problem of a file, before it is live
   export-gateway explain --user ann --type overlay    say where ann's next export starts, and why
+  export-gateway diff gateway.toml new.toml          say who would move
   export-gateway jobs show 0192f0c1                   say which backend owns a job
   export-gateway jobs list --open --backend workers   list what would be lost if workers went away
   export-gateway jobs copy --from data/jobs.db        take the records along to the store of gateway.toml
@@ -56,6 +59,15 @@ pub enum Command {
     Check,
     /// Say where a start would go, and why
     Explain(ExplainArgs),
+    /// Say who would move if one file took another's place
+    Diff(DiffArgs),
+    /// Ask a running gateway whether it is ready; for containers
+    Healthcheck,
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Ask the job store
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -76,6 +88,18 @@ pub struct ExplainArgs {
     /// Answer as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// The file that serves
+    pub old: PathBuf,
+    /// The file that is to take its place
+    pub new: PathBuf,
+    /// A file with one user a line: who of them would move
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
 }
 
 /// Commands of `jobs`.
@@ -122,6 +146,14 @@ impl Args {
             None | Some(Command::Run) => None,
             Some(Command::Check) => Some(check::run(&self.config)),
             Some(Command::Explain(args)) => Some(with_table(&self.config, |table| explain::run(table, args))),
+            Some(Command::Diff(args)) => Some(diff::run(args)),
+            Some(Command::Healthcheck) => Some(with_table(&self.config, healthcheck::run)),
+            Some(Command::Completions { shell }) => {
+                let mut script = Vec::new();
+                let mut command = <Args as clap::CommandFactory>::command();
+                clap_complete::generate(*shell, &mut command, "export-gateway", &mut script);
+                Some(write_out(&String::from_utf8_lossy(&script)))
+            }
             Some(Command::Jobs(JobsCommand::Show { id })) => {
                 Some(with_table(&self.config, |table| jobs::show(table, id)))
             }

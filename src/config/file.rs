@@ -21,7 +21,7 @@ use crate::routing::table::{BaseUrl, Secret, Share};
 pub(crate) struct File {
     /// The public port.
     pub(crate) server: ServerFile,
-    /// The second port: health, metrics, dashboard.
+    /// The second port: health and metrics.
     pub(crate) admin: AdminFile,
     /// The two places an export can run.
     pub(crate) backends: BackendsFile,

@@ -14,8 +14,9 @@ use crate::exports::step::StartRefusal;
 use crate::gateway::call::backend_target;
 use crate::gateway::core::Core;
 use crate::gateway::pass::chain;
-use crate::gateway::reply::Reply;
+use crate::gateway::reply::{Origin, Reply};
 use crate::http::body::{Bound, ReadError, Reservation, Upload, read_whole};
+use crate::http::headers;
 use crate::http::refusal::Refusal;
 use crate::names::BackendName;
 use crate::routing::table::{Backend, BaseUrl, RoutingTable};
@@ -68,6 +69,17 @@ impl Seen {
             Seen::NotSent { why, .. } => Attempt::NotSent(*why),
             Seen::Broken { how, status, .. } => Attempt::Broken { how: *how, status: *status },
             Seen::Answered(answer) => Attempt::Answered { status: answer.parts.status, body: &answer.body },
+        }
+    }
+
+    /// Returns the whole answer.
+    ///
+    /// # Errors
+    /// The refusal for an outcome that is not known, where there is none: its caller has judged that there is one.
+    pub fn into_answer(self) -> Result<Answer, Refusal> {
+        match self {
+            Seen::Answered(answer) => Ok(answer),
+            Seen::NotSent { .. } | Seen::Broken { .. } => Err(Refusal::StartOutcomeUnknown(StatusCode::BAD_GATEWAY)),
         }
     }
 
@@ -156,6 +168,15 @@ pub fn post(url: &BaseUrl, path: &str, headers: HeaderMap, body: Bytes) -> Resul
     *request.uri_mut() = backend_target(url, path)?;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// Makes the client's answer from legacy's: unchanged.
+pub fn reply_from_legacy(Answer { mut parts, body }: Answer) -> Reply {
+    headers::strip_answer(&mut parts.headers, false);
+    let mut reply = Reply::own(parts.status, "", body);
+    reply.head = parts;
+    reply.origin = Origin::Legacy;
+    reply
 }
 
 /// The fields of workers' answers that clients get.

@@ -27,8 +27,8 @@ use crate::gateway::call::Call;
 use crate::gateway::core::{Core, Peer};
 use crate::gateway::reply::{Content, Origin, Reply, ReplyBody};
 use crate::http::cors;
+use crate::http::early::Early;
 use crate::http::headers::{X_EXPORT_BACKEND, X_REQUEST_ID};
-use crate::http::inbound::Phase;
 use crate::http::refusal::Refusal;
 use crate::http::tunnel::Tunnel;
 use crate::routing::route::{self, OddPath, Route};
@@ -37,7 +37,7 @@ use crate::telemetry::record::{Record, RouteName};
 
 /// Answers one request, whatever happens.
 pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ReplyBody> {
-    peer.progress.enter(Phase::Busy);
+    peer.progress.begin(request.version());
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
     let (method, uri) = (request.method().clone(), request.uri().clone());
@@ -113,6 +113,16 @@ async fn answer(
             pass::stream(core, table, call, request, record).await
         }
     }
+}
+
+/// Notes that a head was refused which never became a request.
+pub fn note_early(core: &Rc<Core>, peer: &Rc<Peer>, early: &Early) {
+    let (method, uri) = (Method::from_bytes(b"-").unwrap_or_default(), Uri::from_static("*"));
+    let (client, id) = (peer.address_value.clone(), Rc::from(early.request_id.as_str()));
+    let mut record = Record::begin(core.recorder.clone(), method, uri, client, id);
+    record.status = Some(early.refusal.status().as_u16());
+    record.code = Some(early.refusal.code());
+    record.complete = true;
 }
 
 /// Answers a request that there is no room for.

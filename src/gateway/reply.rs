@@ -129,6 +129,9 @@ impl Body for ReplyBody {
             Content::Stream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         // Trailers are the end: hyper does not ask again after them.
+        if let Some(Err(_)) = frame {
+            self.progress.cut();
+        }
         self.ended |= frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
         if let Some(record) = &mut self.record {
             match &frame {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -30,8 +31,9 @@ pub enum Found {
     Nowhere(Arc<Answer>),
 }
 
-/// A job as one user sees it: a backend may hide it from another.
-type Key = (JobId, Option<UserId>);
+/// A job as one user sees it, since a backend may hide it from another, and from one origin, since legacy's answer names
+/// it for CORS. Of the origin a keyed hash stands here: it may be as long as a head is.
+type Key = (JobId, Option<UserId>, Option<u64>);
 type Outcome = Result<Found, Refusal>;
 
 /// Look-ups under way and those that found nothing a moment ago.
@@ -40,6 +42,7 @@ pub struct Search {
     running: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     nowhere: Cache<Key, (Instant, Arc<Answer>)>,
     places: Semaphore,
+    origins: RandomState,
 }
 
 impl Search {
@@ -49,6 +52,7 @@ impl Search {
             running: Mutex::default(),
             nowhere: Cache::new(limits::NEITHER_ENTRIES),
             places: Semaphore::new(limits::JOB_LOOKUPS),
+            origins: RandomState::new(),
         }
     }
 
@@ -93,7 +97,8 @@ impl Leader<'_> {
         let told = match outcome {
             Ok(Found::Nowhere(answer)) => {
                 let answer = Arc::new(to_share(answer));
-                if answer.body.len() <= limits::NEITHER_ANSWER {
+                let is_not_found = answer.parts.status == StatusCode::NOT_FOUND;
+                if is_not_found && answer.body.len() <= limits::NEITHER_ANSWER {
                     self.search.nowhere.insert(self.key.clone(), (Instant::now(), answer.clone()));
                 }
                 Ok(Found::Nowhere(answer))
@@ -135,7 +140,8 @@ pub async fn find(
     parts: &request::Parts,
 ) -> Outcome {
     let search = &core.gateway.search;
-    let key = (id.clone(), call.user().cloned());
+    let origin = parts.headers.get(header::ORIGIN).map(|origin| search.origins.hash_one(origin));
+    let key = (id.clone(), call.user().cloned(), origin);
     loop {
         if let Some(answer) = search.lately_nowhere(&key) {
             return Ok(Found::Nowhere(answer));
@@ -161,6 +167,11 @@ pub async fn find(
     }
 }
 
+/// Legacy does not have the job, or does not show it to this asker.
+fn is_legacys_no(answer: &Answer) -> bool {
+    matches!(answer.parts.status, StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
 async fn ask_both(
     core: &Core,
     table: &RoutingTable,
@@ -178,7 +189,7 @@ async fn ask_both(
             Seen::Answered(answer) if names(&answer, id) => {
                 return Ok(Found::Job(remember(core, id, BackendName::Legacy, Some(export)).await));
             }
-            Seen::Answered(answer) if answer.parts.status == StatusCode::NOT_FOUND => {
+            Seen::Answered(answer) if is_legacys_no(&answer) => {
                 not_at_legacy.get_or_insert(answer);
             }
             Seen::Answered(_) => unreachable = true,

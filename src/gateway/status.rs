@@ -4,13 +4,12 @@ use http::{Request, StatusCode, header, request};
 use hyper::body::Incoming;
 
 use crate::exports::answer::{self, JobStatus};
-use crate::gateway::attempt::{self, Answer, Seen, answer_bound, reply_from_workers};
+use crate::gateway::attempt::{self, Seen, answer_bound, reply_from_legacy, reply_from_workers};
 use crate::gateway::call::{self, Call, backend_target};
 use crate::gateway::core::{Core, Gateway};
-use crate::gateway::reply::{Origin, Reply};
+use crate::gateway::reply::Reply;
 use crate::gateway::search::{self, Found};
 use crate::http::body::{Reservation, Upload};
-use crate::http::headers;
 use crate::http::refusal::Refusal;
 use crate::jobs::record::{Job, JobState};
 use crate::limits;
@@ -46,7 +45,7 @@ pub async fn answer(
             Found::Job(job) => job,
             Found::Nowhere(answer) => {
                 record.backend = Some(BackendName::Legacy);
-                return Ok(legacy_reply(answer.as_ref().clone()));
+                return Ok(reply_from_legacy(answer.as_ref().clone()));
             }
         },
     };
@@ -90,7 +89,7 @@ async fn of_legacy(
     {
         observe(core, job, status);
     }
-    Ok(legacy_reply(answer))
+    Ok(reply_from_legacy(answer))
 }
 
 /// Workers know a job by its id alone; only the user who started it may see it.
@@ -211,13 +210,4 @@ fn observe(core: &Core, job: &Job, status: JobStatus) {
     if let Some(state) = terminal(status) {
         note_outcome(&core.gateway, job, state);
     }
-}
-
-fn legacy_reply(answer: Answer) -> Reply {
-    let Answer { mut parts, body } = answer;
-    headers::strip_answer(&mut parts.headers, false);
-    let mut reply = Reply::own(parts.status, "", body);
-    reply.head = parts;
-    reply.origin = Origin::Legacy;
-    reply
 }

@@ -3,14 +3,18 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::http::socket::Socket;
+use crate::http::early::Early;
+use crate::http::screen::Screen;
+use crate::http::socket::{Peek, Socket};
 use crate::limits;
 
 /// What a client's connection is waiting for.
@@ -30,11 +34,18 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Progress {
     phase: AtomicU8,
+    /// Whether a byte of any request has come.
+    begun: AtomicBool,
     /// Request bodies that a backend is still being given.
     unread: AtomicUsize,
     write_blocked: AtomicBool,
     /// Whether the client has sent or taken a byte since it was last asked.
     moved: AtomicBool,
+    /// Whether the request at hand is of HTTP/1.0, where the end of the connection may be the end of an answer.
+    is_old: AtomicBool,
+    peek: Peek,
+    /// The refusal of a head that never became a request, for the log.
+    early: Mutex<Option<Early>>,
 }
 
 /// A request body that is still being read, for as long as this lives.
@@ -48,14 +59,36 @@ impl Drop for Unread {
 }
 
 impl Progress {
-    /// Starts idle.
-    pub fn new() -> Arc<Progress> {
+    /// Starts idle; `peek` is the connection it is about.
+    pub fn new(peek: Peek) -> Arc<Progress> {
         Arc::new(Progress {
             phase: AtomicU8::new(Phase::Idle as u8),
+            begun: AtomicBool::new(false),
             unread: AtomicUsize::new(0),
             write_blocked: AtomicBool::new(false),
             moved: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
+            peek,
+            early: Mutex::default(),
         })
+    }
+
+    /// Takes the refusal of a head that never became a request.
+    pub fn take_early(&self) -> Option<Early> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Begins a request of this version.
+    pub fn begin(&self, version: Version) {
+        self.enter(Phase::Busy);
+        self.is_old.store(version == Version::HTTP_10, Ordering::Relaxed);
+    }
+
+    /// Makes sure that an answer that broke off does not look whole: to an HTTP/1.0 client only a reset says so.
+    pub fn cut(&self) {
+        if self.is_old.load(Ordering::Relaxed) {
+            self.peek.reset_on_close();
+        }
     }
 
     /// Notes that a request body is being read from now on.
@@ -77,6 +110,11 @@ impl Progress {
     /// Says what the connection is waiting for now.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Says whether a byte of any request has come.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Says whether the client has stopped reading while there is something to send.
@@ -105,6 +143,9 @@ pub struct Inbound {
     socket: Socket,
     progress: Arc<Progress>,
     linger: Option<Linger>,
+    screen: Screen,
+    /// What is sent in place of hyper's own answer, as far as it is not sent yet.
+    instead: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -116,12 +157,37 @@ struct Linger {
 impl Inbound {
     /// Wraps a client's socket.
     pub fn new(socket: Socket, progress: Arc<Progress>) -> Inbound {
-        Inbound { socket, progress, linger: None }
+        Inbound { socket, progress, linger: None, screen: Screen::default(), instead: None }
     }
 
     /// Gives the socket back, for a tunnel.
     pub fn into_socket(self) -> Socket {
         self.socket
+    }
+
+    /// Gives hyper's own refusal of a head the words that all refusals have; `None` for every other write.
+    fn poll_instead(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.progress.phase() != Phase::Head {
+            return None;
+        }
+        let instead = match &mut self.instead {
+            Some(instead) => instead,
+            None => {
+                let early = Early::in_place_of(buf, &self.screen)?;
+                let bytes = early.bytes();
+                *self.progress.early.lock().unwrap_or_else(PoisonError::into_inner) = Some(early);
+                self.instead.insert(bytes.into())
+            }
+        };
+        while !instead.is_empty() {
+            match Pin::new(&mut self.socket).poll_write(cx, instead) {
+                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(sent)) => drop(instead.split_to(sent)),
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+                Poll::Pending => return Some(Poll::Pending),
+            }
+        }
+        Some(Poll::Ready(Ok(buf.len())))
     }
 
     /// Reads and forgets what the client still sends, so that the kernel does not answer it with a reset
@@ -153,7 +219,12 @@ impl AsyncRead for Inbound {
         if buf.filled().len() > before {
             self.progress.moved.store(true, Ordering::Relaxed);
             if self.progress.phase() == Phase::Idle {
+                self.progress.begun.store(true, Ordering::Relaxed);
                 self.progress.enter(Phase::Head);
+                self.screen = Screen::default();
+            }
+            if self.progress.phase() == Phase::Head {
+                self.screen.look(&mut buf.filled_mut()[before..]);
             }
         }
         Poll::Ready(Ok(()))
@@ -162,7 +233,8 @@ impl AsyncRead for Inbound {
 
 impl AsyncWrite for Inbound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let instead = self.poll_instead(cx, buf);
+        let result = instead.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write(cx, buf));
         self.progress.note_write(&result);
         result
     }
@@ -172,7 +244,8 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let instead = if let [only] = bufs { self.poll_instead(cx, only) } else { None };
+        let result = instead.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write_vectored(cx, bufs));
         self.progress.note_write(&result);
         result
     }

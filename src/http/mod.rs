@@ -1,6 +1,8 @@
 //! HTTP itself: sockets, header fields, bodies, WebSocket tunnels, and the answers of our own.
 
 pub mod socket;
+pub mod screen;
+pub mod early;
 pub mod inbound;
 pub mod target;
 pub mod headers;

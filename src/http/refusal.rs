@@ -24,6 +24,8 @@ pub enum Refusal {
     HeadersTooLarge,
     /// A start's body is larger than `limits.start_body`.
     BodyTooLarge,
+    /// The request head did not arrive within `server.header_timeout`.
+    HeadTimeout,
     /// The client stopped in the middle of its body.
     BodyTimeout,
     /// The client's body broke off.
@@ -79,7 +81,7 @@ impl Refusal {
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
             Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Refusal::HeadTimeout | Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::Overloaded | Refusal::OwnerUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoBackend | Refusal::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::LegacyUnavailable | Refusal::WorkersUnavailable => StatusCode::BAD_GATEWAY,
@@ -102,6 +104,7 @@ impl Refusal {
             Refusal::TargetTooLong => "target_too_long",
             Refusal::HeadersTooLarge => "headers_too_large",
             Refusal::BodyTooLarge => "body_too_large",
+            Refusal::HeadTimeout => "request_timeout",
             Refusal::BodyTimeout => "body_timeout",
             Refusal::BodyBroken => "body_broken",
             Refusal::Overloaded => "overloaded",
@@ -133,6 +136,7 @@ impl Refusal {
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::HeadersTooLarge => "The request head is too large",
             Refusal::BodyTooLarge => "The request body is too large",
+            Refusal::HeadTimeout => "The request head did not arrive in time",
             Refusal::BodyTimeout => "The request body did not arrive in time",
             Refusal::BodyBroken => "The request body broke off",
             Refusal::Overloaded => "Too many requests are under way; try again soon",
@@ -173,6 +177,7 @@ impl Refusal {
             Refusal::BadRequest(_)
                 | Refusal::MethodNotImplemented
                 | Refusal::BodyBroken
+                | Refusal::HeadTimeout
                 | Refusal::BodyTimeout
                 | Refusal::BodyTooLarge
                 | Refusal::TargetTooLong

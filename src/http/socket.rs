@@ -44,6 +44,16 @@ impl Peek {
     }
 }
 
+impl Peek {
+    /// Makes the end of the connection a reset: its peer must not take what it got for the whole.
+    pub fn reset_on_close(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            // It fails only on a connection that is gone already.
+            let _ = socket2::SockRef::from(&*stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
 impl Tcp {
     /// Takes a connected stream; small writes go out at once, and a peer that has vanished is noticed.
     pub fn new(stream: TcpStream) -> Tcp {

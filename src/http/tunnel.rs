@@ -176,8 +176,18 @@ impl Direction {
         }
     }
 
-    fn poll(&mut self, from: &mut Socket, to: &mut Socket, cx: &mut Context<'_>) -> Poll<Result<(), Broke>> {
+    /// Relays for as long as there is something; when the gateway is `closing`, only to the end of a frame.
+    fn poll(
+        &mut self,
+        from: &mut Socket,
+        to: &mut Socket,
+        closing: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broke>> {
         loop {
+            if closing && self.may_close() {
+                return Poll::Pending;
+            }
             if let Some(rest) = &mut self.rest {
                 while !rest.is_empty() {
                     match ready!(Pin::new(&mut *to).poll_write(cx, rest)) {
@@ -252,12 +262,12 @@ impl Future for Tunnel {
             if closing {
                 this.say_going_away();
             }
-            let upstream = this.upstream.poll(&mut this.client, &mut this.backend, cx);
+            let upstream = this.upstream.poll(&mut this.client, &mut this.backend, closing, cx);
             if let Poll::Ready(Err(broke)) = upstream {
                 note(broke, &mut this.upstream, &mut this.downstream, &mut this.failed);
                 continue;
             }
-            let downstream = this.downstream.poll(&mut this.backend, &mut this.client, cx);
+            let downstream = this.downstream.poll(&mut this.backend, &mut this.client, closing, cx);
             if let Poll::Ready(Err(broke)) = downstream {
                 note(broke, &mut this.downstream, &mut this.upstream, &mut this.failed);
                 continue;

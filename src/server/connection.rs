@@ -13,10 +13,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
+use crate::gateway;
 use crate::gateway::core::{Core, Peer, Seat};
+use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
+use crate::http::refusal::Refusal;
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::routing::table::RoutingTable;
@@ -33,9 +36,13 @@ enum End {
     Idle,
 }
 
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 78\r\nconnection: close\r\n\r\n\
-    {\"detail\":\"The request head did not arrive in time\",\"code\":\"request_timeout\"}\n";
+/// What hyper knows of the way down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Staying,
+    AfterGrace,
+    Told,
+}
 
 /// Serves one connection to its end.
 pub async fn serve(
@@ -47,12 +54,13 @@ pub async fn serve(
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
-    let progress = Progress::new();
+    let tcp = Tcp::new(stream);
+    let progress = Progress::new(tcp.peek_handle());
     let ip = address.ip().to_canonical();
     let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
     let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
-    let io = TokioIo::new(Inbound::new(Socket::Plain(Tcp::new(stream)), progress.clone()));
-    let service = stack::service(core, peer, &in_flight);
+    let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
+    let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);
     drop(table);
@@ -60,13 +68,17 @@ pub async fn serve(
     let mut draining = pin!(async move {
         // An error means that the sender is gone: the process is ending.
         let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
-        // Hyper closes a connection that has said nothing yet: its first request may be on its way.
-        sleep(limits::DRAIN_GRACE).await;
     });
-    let mut is_draining = false;
+    let mut leave = Leave::Staying;
+    let mut grace = pin!(sleep_until(patience.next));
     let end = poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
+        if leave == Leave::Staying && draining.as_mut().poll(cx).is_ready() {
+            leave = Leave::AfterGrace;
+            grace.as_mut().reset(Instant::now() + limits::FIRST_REQUEST);
+        }
+        // A connection that came just now gets its one request answered: to close it would lose that request.
+        if leave == Leave::AfterGrace && (progress.has_begun() || grace.as_mut().poll(cx).is_ready()) {
+            leave = Leave::Told;
             Pin::new(&mut connection).graceful_shutdown();
         }
         // An error is the client's: it left, or broke HTTP's rules and was told so.
@@ -91,9 +103,13 @@ pub async fn serve(
         && let Some(parts) = connection.into_parts()
     {
         let mut io = parts.io.into_inner();
+        let early = Early::new(Refusal::HeadTimeout);
         // The client may be gone: then there is nobody to tell.
-        let _ = io.write_all(REQUEST_TIMEOUT).await;
+        let _ = io.write_all(&early.bytes()).await;
         let _ = io.shutdown().await;
+        gateway::note_early(&core, &peer, &early);
+    } else if let Some(early) = progress.take_early() {
+        gateway::note_early(&core, &peer, &early);
     }
 }
 

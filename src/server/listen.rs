@@ -34,6 +34,22 @@ pub fn bind(address: SocketAddr, threads: usize) -> io::Result<Vec<TcpListener>>
         .collect()
 }
 
+/// Lets no new handshake begin on a listener, while those under way are completed: without it, a connection that
+/// comes between the last `accept` and the `close` would be reset. A client that is kept waiting sends its SYN again
+/// and is refused then. Where the kernel has no such filter the listener stays as it was.
+pub fn begin_no_more(listener: &tokio::net::TcpListener) {
+    // Load byte 13 of the TCP header, the flags; with SYN (2) drop the packet, else keep it whole.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(listener).attach_filter(&[
+        socket2::SockFilter::new(0x30, 0, 0, 13),
+        socket2::SockFilter::new(0x45, 0, 1, 0x02),
+        socket2::SockFilter::new(0x06, 0, 0, 0),
+        socket2::SockFilter::new(0x06, 0, 0, u32::MAX),
+    ]);
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
+}
+
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

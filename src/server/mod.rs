@@ -9,7 +9,6 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
@@ -111,8 +110,7 @@ async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
         () = accept(serving, &core, &listener) => {}
         _ = stage.wait_for(|stage| *stage >= Stage::Draining) => {}
     }
-    accept_queued(serving, &core, &listener).await;
-    drop(listener);
+    accept_queued(serving, &core, listener).await;
     core.tunnels.close_all();
     tokio::select! {
         () = core.tasks.none_left() => {}
@@ -140,14 +138,19 @@ async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpLi
     }
 }
 
-/// Takes what the kernel has queued already, so that closing the listener resets nobody.
-async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpListener) {
-    let until = Instant::now() + Duration::from_millis(50);
-    while let Ok(Ok((stream, address))) =
-        timeout(until.saturating_duration_since(Instant::now()), listener.accept()).await
-    {
-        admit(serving, core, stream, address);
-    }
+/// Takes what the kernel has queued and what is on its way there, then closes the listener.
+async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: tokio::net::TcpListener) {
+    let last = async |limit| {
+        let until = Instant::now() + limit;
+        while let Ok(Ok((stream, address))) =
+            timeout(until.saturating_duration_since(Instant::now()), listener.accept()).await
+        {
+            admit(serving, core, stream, address);
+        }
+    };
+    last(limits::LAST_ACCEPTS).await;
+    listen::begin_no_more(&listener);
+    last(limits::LAST_HANDSHAKES).await;
 }
 
 fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, address: std::net::SocketAddr) {

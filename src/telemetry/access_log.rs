@@ -145,10 +145,12 @@ pub fn push_json(buffer: &mut Vec<u8>, text: &str) {
     let mut plain = 0;
     let bytes = &text.as_bytes()[..end];
     for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' && *byte != 0x7f {
+        // C1 control characters, which terminals obey as well: U+0080 to U+009F are C2 80 to C2 9F in UTF-8.
+        let after_c2 = at > 0 && bytes[at - 1] == 0xc2 && (0x80..0xa0).contains(byte);
+        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' && *byte != 0x7f && !after_c2 {
             continue;
         }
-        buffer.extend_from_slice(&bytes[plain..at]);
+        buffer.extend_from_slice(&bytes[plain..at - usize::from(after_c2)]);
         plain = at + 1;
         match byte {
             b'"' | b'\\' => buffer.extend_from_slice(&[b'\\', *byte]),
@@ -176,6 +178,17 @@ mod tests {
             let read: String = serde_json::from_slice(&buffer).expect("valid JSON");
             prop_assert!(text.starts_with(&read) && read.len() + 4 > text.len().min(limits::LOG_FIELD));
         }
+    }
+
+    #[test]
+    fn no_control_character_is_written_as_it_is() {
+        let text: String = (0..0x100).filter_map(char::from_u32).collect();
+        let mut buffer = Vec::new();
+        push_json(&mut buffer, &text);
+        let written = String::from_utf8(buffer).expect("UTF-8");
+        assert!(!written.contains(char::is_control), "{written:?}");
+        let read: String = serde_json::from_str(&written).expect("valid JSON");
+        assert!(text.starts_with(&read) && read.contains('\u{9f}'), "{read:?}");
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Metrics, by the names that dashboards and alerts rely on. Labels are bounded: never a user, a path or a job id.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -44,6 +43,14 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     log_lines_lost: Gauge,
     lost: Arc<AtomicU64>,
+    shown: Mutex<Shown>,
+}
+
+/// What of a table is shown as labels.
+#[derive(Debug, Default)]
+struct Shown {
+    hash: String,
+    types: Vec<String>,
 }
 
 fn opts(name: &str, help: &str) -> Opts {
@@ -96,6 +103,7 @@ impl Metrics {
             ))?,
             log_lines_lost: Gauge::with_opts(opts("log_lines_lost", "Access-log lines dropped since the start."))?,
             lost,
+            shown: Mutex::default(),
         };
         metrics.register()?;
         Ok(metrics)
@@ -122,12 +130,20 @@ impl Metrics {
 
     /// Notes that a table is being served from now on.
     pub fn table_applied(&self, table: &RoutingTable) {
-        self.config_info.reset();
+        let types = table.exports.keys().map(|export| export.as_str().to_owned()).collect();
+        let shown = Shown { hash: table.hash.clone(), types };
+        let before = std::mem::replace(&mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner), shown);
         self.config_info.with_label_values(&[table.hash.as_str()]).set(1);
-        self.rollout_percent.reset();
         for (export, settings) in &table.exports {
             let share = if table.rollout.workers { settings.share.percent() } else { 0.0 };
             self.rollout_percent.with_label_values(&[export.as_str()]).set(share);
+        }
+        // The new series first, then the old ones go: a scrape in between misses nothing.
+        if before.hash != table.hash {
+            let _ = self.config_info.remove_label_values(&[before.hash.as_str()]);
+        }
+        for gone in before.types.iter().filter(|name| !table.exports.contains_key(name.as_str())) {
+            let _ = self.rollout_percent.remove_label_values(&[gone.as_str()]);
         }
         self.last_reload_successful.set(1);
     }
@@ -150,7 +166,8 @@ impl Metrics {
 /// A thread's handles of the per-request metrics, looked up once each.
 #[derive(Debug, Default)]
 pub struct RequestMetrics {
-    handles: RefCell<HashMap<Key, (IntCounter, Histogram)>>,
+    /// A few dozen at the most, the common ones first: looked through faster than a key is hashed.
+    handles: RefCell<Vec<(Key, IntCounter, Histogram)>>,
 }
 
 type Key = (RouteName, Option<BackendName>, u16);
@@ -159,14 +176,15 @@ impl RequestMetrics {
     /// Counts a finished request.
     pub fn count(&self, metrics: &Metrics, key: Key, seconds: f64) {
         let mut handles = self.handles.borrow_mut();
-        let (requests, durations) = handles.entry(key).or_insert_with(|| {
+        let known = handles.iter().position(|(other, ..)| *other == key);
+        let at = known.unwrap_or_else(|| {
             let (route, backend, status) =
                 (key.0.as_str(), key.1.map_or("none", BackendName::as_str), key.2.to_string());
-            (
-                metrics.requests.with_label_values(&[route, backend, status.as_str()]),
-                metrics.durations.with_label_values(&[route, backend]),
-            )
+            let requests = metrics.requests.with_label_values(&[route, backend, status.as_str()]);
+            handles.push((key, requests, metrics.durations.with_label_values(&[route, backend])));
+            handles.len() - 1
         });
+        let (_, requests, durations) = &handles[at];
         requests.inc();
         durations.observe(seconds);
     }

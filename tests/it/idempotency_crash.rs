@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::idempotency::{assert_replayed, keyed};
-use crate::support::client::{Response, try_send};
+use crate::support::client::{Connection, Response, try_send};
 use crate::support::gateway::{Gateway, set};
 use crate::support::parts::{Set, header_of};
 use crate::support::rude::{Rude, Step};
@@ -249,9 +249,9 @@ fn a_start_that_cannot_be_moved_to_legacy_durably_does_not_go_there_if_it_could_
 
 /// Kills the gateway at some moment of a start, starts it again, and asks under the same key; returns the answers.
 fn killed_at_random(gateway: &mut Gateway, user: &str, after: Duration) -> (Option<Response>, Response) {
-    let addr = gateway.addr();
+    let mut connection = Connection::open(gateway.addr());
     let first = thread::scope(|scope| {
-        let first = scope.spawn(|| try_send(addr, &keyed(user, KEY)).ok());
+        let first = scope.spawn(move || connection.exchange(&keyed(user, KEY)).ok());
         let until = Instant::now() + after;
         while Instant::now() < until {
             std::hint::spin_loop();
@@ -272,9 +272,13 @@ fn killed_at_any_moment_a_start_is_made_once_and_an_answered_one_answered_again(
             self::set(table, "rollout.percent", percent);
             self::set(table, "backends.workers.idempotent", idempotent);
         });
-        for round in 0..20u64 {
+        let began = Instant::now();
+        assert_eq!(start(&gateway, &set.user()).status, 200);
+        // From nothing at all to well beyond an answer.
+        let step = began.elapsed() / 12;
+        for round in 0..20 {
             let user = set.user();
-            let after = Duration::from_micros(300 + round * 700 + u64::from(std::process::id()) % 700);
+            let after = step * round;
             let (first, again) = killed_at_random(&mut gateway, &user, after);
             match (&first, again.status) {
                 (Some(first), _) => assert_replayed(first, &again),

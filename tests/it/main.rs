@@ -3,9 +3,11 @@
 // What tests print is read with `--nocapture`: tables of what was seen.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::type_complexity)]
 
+mod admin;
 mod broken;
 mod cli;
 mod cors;
+mod drain;
 mod exchange;
 mod flip;
 mod headers;
@@ -14,7 +16,9 @@ mod idempotency_crash;
 mod input_key;
 mod job_socket;
 mod jobs;
+mod limits;
 mod outcome;
+mod properties;
 mod refuse;
 mod reload;
 mod reuse;
@@ -25,5 +29,6 @@ mod status;
 mod stream;
 mod support;
 mod target;
+mod tidy;
 mod unknown_job;
 mod websocket;

@@ -1,5 +1,6 @@
 //! The rules for when something breaks, row by row, on real sockets: what both backends saw, what the client got, which
 //! jobs there are, and who is asked for them afterwards. Run with `--nocapture`, each test prints its rows.
+#![allow(clippy::print_stdout, reason = "the rows are for people to read")]
 
 mod answers;
 mod broken;

@@ -95,7 +95,8 @@ fn a_start_is_never_sent_twice_over_a_connection_that_closes() {
         assert_eq!(accepted + lost, ROUNDS);
         // Whatever was acknowledged has arrived; what has not arrived was not said to have failed for certain.
         assert!(arrived.iter().filter(|count| **count == 1).count() >= accepted);
-        assert!(connections < ROUNDS * 9 / 10, "hardly a connection was used again: nothing was tested");
+        // A close that was seen once is expected again: hardly a start meets the next one.
+        assert!(lost <= ROUNDS / 50, "{lost} starts met a connection that was closing");
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::client::{self, Request, Response};
+use crate::support::eventually;
 use crate::support::gateway::{Gateway, set as set_key};
 use crate::support::parts::{self, Set};
 use crate::support::rude::{BlackHole, refused_addr};
@@ -227,8 +228,9 @@ fn the_end_of_a_job_is_counted_once() {
     {
         set.runpod.rule(json!({"match": {"user": user}, "seconds": 0.05, "outcome": outcome}));
         let job = client::send(gateway.addr(), &start_as(user, "end")).field("job_id");
-        assert_eq!(gateway.metric("export_gateway_jobs_open", &[("backend", backend)]), 1.0);
-        let last = crate::support::eventually("the end of the job", || {
+        let open = || gateway.metric("export_gateway_jobs_open", &[("backend", backend)]);
+        eventually("one job open", || (open() == 1.0).then_some(()));
+        let last = eventually("the end of the job", || {
             let answer = poll(&gateway, user, &job, None);
             (answer.json()["status"] == status).then_some(answer)
         });
@@ -238,8 +240,6 @@ fn the_end_of_a_job_is_counted_once() {
         }
         let labels = [("backend", backend), ("type", "overlay"), ("status", status)];
         assert_eq!(gateway.metric("export_gateway_job_outcomes_total", &labels), 1.0);
-        crate::support::eventually("no job open", || {
-            (gateway.metric("export_gateway_jobs_open", &[("backend", backend)]) == 0.0).then_some(())
-        });
+        eventually("no job open", || (open() == 0.0).then_some(()));
     }
 }

@@ -87,8 +87,33 @@ fn a_job_that_neither_has_gets_legacys_own_404() {
         assert_eq!((ours.header("x-export-backend"), &ours.head.line), (Some("legacy"), &direct.head.line));
         // Kept for a moment: who asks again costs the backends nothing.
         let before = asked(set, &user);
-        assert_eq!(poll(&gateway, &user, job, None).status, 404);
+        assert_eq!(client::send(gateway.addr(), &origin(poll_of(&user, job, None))).text(), ours.text());
         assert_eq!(asked(set, &user), before);
+    }
+}
+
+#[test]
+fn a_shared_404_carries_nothing_that_was_meant_for_another() {
+    let set = parts::shared();
+    let gateway = Gateway::start(set);
+    let user = unique_user();
+    let answer = json!({
+        "mode": "answer", "status": 404, "user": user, "json": {"detail": "Job not found"},
+        "headers": [["set-cookie", "session=s3cr3t"], ["x-own", "kept"]],
+    });
+    set.legacy.fault(json!({"status": answer}));
+    let first = poll(&gateway, &user, "nowhere-at-all", None);
+    assert_eq!((first.status, first.header("set-cookie")), (404, Some("session=s3cr3t")), "legacy's own, unchanged");
+    let second = poll(&gateway, &user, "nowhere-at-all", None);
+    assert_eq!((second.status, second.header("set-cookie"), second.header("x-own")), (404, None, Some("kept")));
+    assert_eq!(asked(set, &user), (3, 1));
+    // Legacy names the origin that asks: what it told one is of no use to another.
+    let other = unique_user();
+    for origin in ["https://app.reelballers.com", "http://localhost:5173", "https://evil.example.com"] {
+        let request = poll_of(&other, "nowhere-at-all", Some("overlay")).header("Origin", origin);
+        let (ours, direct) = (client::send(gateway.addr(), &request), client::send(set.legacy.addr(), &request));
+        let name = "access-control-allow-origin";
+        assert_eq!((ours.status, ours.header(name)), (404, direct.header(name)), "{origin}");
     }
 }
 

@@ -1,15 +1,13 @@
 //! The way of a start through legacy, whether it came there at once or because workers did not take it.
 
-use bytes::Bytes;
 use http::{Request, header};
 
-use crate::exports::outcome::{self, LegacyOutcome, NotSent};
-use crate::exports::step::{self, LegacyStep};
-use crate::gateway::attempt::{self, Answer, Seen, answer_bound};
-use crate::gateway::reply::{Origin, Reply};
+use crate::exports::outcome::{self, NotSent};
+use crate::exports::step::{self, LegacyStep, Remembered};
+use crate::gateway::attempt::{self, Seen, answer_bound};
+use crate::gateway::reply::Reply;
 use crate::gateway::start::{Start, note_store};
 use crate::http::body::Upload;
-use crate::http::headers;
 use crate::http::refusal::Refusal;
 use crate::jobs::record::JobState;
 use crate::names::BackendName;
@@ -56,17 +54,19 @@ impl Start<'_> {
         let outcome = outcome::judge_legacy(seen.attempt());
         record.outcome = Some(outcome.as_str());
         self.count(record, outcome.as_str());
-        let unknown = matches!(outcome, LegacyOutcome::Failed);
+        let remembered = outcome.remembered();
         match step::next_on_legacy(outcome) {
             LegacyStep::PassAnswer(job) => {
                 record.job.clone_from(&job);
-                let mut reply = legacy_reply(seen);
-                if unknown {
-                    self.mark_unknown().await;
-                } else {
-                    let job = job.as_ref().map(|id| (id, JobState::Open));
-                    // The job runs and legacy will be asked for it anyway: its answer stands.
-                    let _ = self.close_with(job, BackendName::Legacy, &reply, record).await;
+                let mut reply = attempt::reply_from_legacy(seen.into_answer()?);
+                match remembered {
+                    Remembered::Answer => {
+                        let job = job.as_ref().map(|id| (id, JobState::Open));
+                        // The job runs and legacy will be asked for it anyway: its answer stands.
+                        let _ = self.close_with(job, BackendName::Legacy, &reply, record).await;
+                    }
+                    Remembered::Unknown => self.mark_unknown().await,
+                    Remembered::Nothing => self.forget().await,
                 }
                 reply.held = Some(self.held);
                 Ok(reply)
@@ -74,17 +74,4 @@ impl Start<'_> {
             LegacyStep::Refuse(refusal) => Err(self.refuse_on_legacy(refusal).await),
         }
     }
-}
-
-/// Legacy's answer, unchanged.
-fn legacy_reply(seen: Seen) -> Reply {
-    let Seen::Answered(Answer { mut parts, body }) = seen else {
-        return Reply::own(http::StatusCode::BAD_GATEWAY, "", Bytes::new());
-    };
-    headers::strip_answer(&mut parts.headers, false);
-    let mut reply = Reply::own(parts.status, "", body);
-    reply.head.extensions = parts.extensions;
-    reply.head.headers = parts.headers;
-    reply.origin = Origin::Legacy;
-    reply
 }

@@ -70,7 +70,7 @@ impl Start<'_> {
         match step {
             Step::Complete(job) => self.complete(seen, job, record).await,
             Step::PassAnswer(job) => {
-                let mut reply = workers_reply(seen, None);
+                let mut reply = workers_reply(seen.into_answer()?, None);
                 let job = job.as_ref().map(|id| (id, JobState::Error));
                 self.close_with(job, BackendName::Workers, &reply, record).await?;
                 self.count(record, "rejected");
@@ -119,7 +119,7 @@ impl Start<'_> {
     async fn complete(self, seen: Seen, job: JobId, record: &mut Record) -> Result<Reply, Refusal> {
         record.job = Some(job.clone());
         let url = websocket_url::websocket_url(&self.table.workers.websocket_base, &job);
-        let mut reply = workers_reply(seen, Some(&url));
+        let mut reply = workers_reply(seen.into_answer()?, Some(&url));
         self.close_with(Some((&job, JobState::Open)), BackendName::Workers, &reply, record).await?;
         self.count(record, "accepted");
         reply.held = Some(self.held);
@@ -201,10 +201,7 @@ pub(super) async fn send(core: &Core, table: &RoutingTable, request: Request<Upl
 }
 
 /// Workers' answer, as much of it as clients get, completed with `websocket_url` if there is one.
-fn workers_reply(seen: Seen, url: Option<&str>) -> Reply {
-    let Seen::Answered(Answer { parts, body }) = seen else {
-        return Reply::own(http::StatusCode::BAD_GATEWAY, "", Bytes::new());
-    };
+fn workers_reply(Answer { parts, body }: Answer, url: Option<&str>) -> Reply {
     let body = match url {
         Some(url) => Bytes::from(answer::complete(&body, url)),
         None => body,

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Stage, Then};
+use super::{Stage, Then, USER};
+use crate::support::client;
 use crate::support::gateway::set;
 use crate::support::rude::Step;
+use crate::support::scene::{assert_own, start_as};
 
 const ACCEPTED: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{\"job_id\":\"rude-1\"}";
@@ -20,18 +22,17 @@ fn first(bytes: usize) -> Step {
 fn an_answer_that_breaks_off_is_unknown() {
     let mut stage = Stage::rude(|table| set(table, "backends.workers.start_timeout", "5s"));
     let head = ACCEPTED.find("\r\n\r\n").unwrap() + 4;
-    let ends: [(&str, fn() -> Step); 2] = [("reset", || Step::Reset), ("closed", || Step::Close)];
-    for (how, end) in ends {
+    for (how, end) in [("reset", Step::Reset), ("closed", Step::Close)] {
         // A byte of the body first: the kernel must have taken it before the end comes.
         let pause = Step::Wait(Duration::from_millis(20));
         let cases = [
-            ("before a byte was read", vec![end()], 502),
-            ("after the request's head", vec![Step::ReadHead, end()], 502),
-            ("before the answer", vec![Step::ReadRequest, end()], 502),
-            ("in the status line", vec![Step::ReadRequest, first(9), pause.clone(), end()], 502),
-            ("in the head", vec![Step::ReadRequest, first(40), pause.clone(), end()], 502),
-            ("after the head", vec![Step::ReadRequest, first(head), pause.clone(), end()], 502),
-            ("in the body", vec![Step::ReadRequest, first(ACCEPTED.len() - 1), pause.clone(), end()], 502),
+            ("after one byte of the request", vec![Step::ReadBytes(1), end.clone()], 502),
+            ("after the request's head", vec![Step::ReadHead, end.clone()], 502),
+            ("before the answer", vec![Step::ReadRequest, end.clone()], 502),
+            ("in the status line", vec![Step::ReadRequest, first(9), pause.clone(), end.clone()], 502),
+            ("in the head", vec![Step::ReadRequest, first(40), pause.clone(), end.clone()], 502),
+            ("after the head", vec![Step::ReadRequest, first(head), pause.clone(), end.clone()], 502),
+            ("in the body", vec![Step::ReadRequest, first(ACCEPTED.len() - 1), pause.clone(), end.clone()], 502),
         ];
         for (what, steps, status) in cases {
             stage.script([steps]);
@@ -39,6 +40,29 @@ fn an_answer_that_breaks_off_is_unknown() {
         }
     }
     stage.finish();
+}
+
+#[test]
+fn a_connection_closed_at_once_is_judged_by_whether_a_byte_left() {
+    for end in [Step::Reset, Step::Close] {
+        let stage = Stage::rude(|_| {});
+        stage.script([vec![end]]);
+        let mut unknown = 0;
+        for n in 0..20 {
+            let before = stage.jobs();
+            let answer = client::send(stage.gateway.addr(), &start_as(USER, &format!("once-{n}")));
+            let made = stage.jobs().0 - before.0;
+            if answer.status == 200 {
+                // Handed back unwritten: nothing had left, so legacy took it.
+                assert_eq!((made, answer.header("x-export-backend")), (1, Some("legacy")));
+            } else {
+                assert_own(&answer, 502, "start_outcome_unknown");
+                assert_eq!(made, 0);
+                unknown += 1;
+            }
+            assert_eq!(stage.set.legacy.seen_of("start").len(), n + 1 - unknown);
+        }
+    }
 }
 
 #[test]

@@ -154,8 +154,8 @@ fn a_legacy_that_cannot_be_reached_is_no_backend() {
 fn legacy_gets_a_start_once_whatever_it_does_with_the_connection() {
     let set = parts();
     let scripts: [Vec<Step>; 4] = [
-        vec![Step::Reset],
-        vec![Step::Close],
+        vec![Step::ReadBytes(1), Step::Reset],
+        vec![Step::ReadBytes(1), Step::Close],
         vec![Step::ReadRequest, Step::Reset],
         vec![Step::ReadHead, Step::Wait(Duration::from_millis(20)), Step::Close],
     ];
@@ -165,5 +165,23 @@ fn legacy_gets_a_start_once_whatever_it_does_with_the_connection() {
         let answer = client::send(gateway.addr(), &start_as(USER, "rude"));
         assert_own(&answer, 502, "start_outcome_unknown");
         assert_eq!(rude.connections(), 1, "{script:?}");
+    }
+}
+
+#[test]
+fn a_legacy_that_closes_at_once_is_tried_once() {
+    // Whether a byte left first is a race; it decides which of the two is true, and both are said as they are.
+    let set = parts();
+    for end in [Step::Reset, Step::Close] {
+        let rude = Rude::always(vec![end]);
+        let gateway = Gateway::with(scene::legacy_at(&set, rude.url()), everybody_on_legacy);
+        for n in 1..=20 {
+            let answer = client::send(gateway.addr(), &start_as(USER, "at-once"));
+            match answer.status {
+                503 => assert_own(&answer, 503, "no_backend"),
+                _ => assert_own(&answer, 502, "start_outcome_unknown"),
+            };
+            assert_eq!(rude.connections(), n);
+        }
     }
 }
