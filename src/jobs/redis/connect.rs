@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
@@ -97,7 +97,9 @@ impl Link {
                 // Of the node that has the key: the connection to it is the one that the write went by.
                 let node = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
                 let mut conn = conn.clone();
-                in_time(limits::REDIS_WAIT, conn.route_command(command, RoutingInfo::SingleNode(node))).await?
+                let value =
+                    in_time(limits::REDIS_WAIT, conn.route_command(command, RoutingInfo::SingleNode(node))).await?;
+                value.extract_error()?
             }
         };
         let have = redis::from_redis_value::<u32>(value).map_err(RedisError::from)?;
@@ -108,8 +110,8 @@ impl Link {
 impl Conn {
     async fn send(&self, command: &Cmd) -> Result<Value, Cause> {
         match self {
-            Conn::One(conn) => in_time(limits::REDIS_WAIT, conn.clone().req_packed_command(command)).await,
-            Conn::Cluster(conn) => in_time(limits::REDIS_WAIT, conn.clone().req_packed_command(command)).await,
+            Conn::One(conn) => in_time(limits::REDIS_WAIT, command.query_async(&mut conn.clone())).await,
+            Conn::Cluster(conn) => in_time(limits::REDIS_WAIT, command.query_async(&mut conn.clone())).await,
         }
     }
 }

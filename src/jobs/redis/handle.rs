@@ -170,6 +170,10 @@ impl RedisStore {
         // While Redis is away, what nobody waits for cannot be written.
         let patience = if self.context.health().is_ok() { limits::STORE_WAIT } else { limits::REDIS_WAIT };
         let ended = timeout(patience, idle).await;
+        if self.context.health().is_ok() {
+            // At the worst the others wait for its end.
+            let _ = self.write(|context| async move { ops::resign(&context).await }).await;
+        }
         self.context.set_health(Err(Cause::Closed));
         self.context.closed.store(true, Ordering::Release);
         self.context.link.send_replace(None);

@@ -19,3 +19,6 @@ mod scripts;
 mod thread;
 
 pub use handle::RedisStore;
+
+#[cfg(test)]
+mod tests;

@@ -204,6 +204,14 @@ pub(super) async fn lead(context: &Arc<Context>) -> Result<bool, StoreError> {
     read(context.write(&key, &command, Care::Light).await?)
 }
 
+/// Gives the lease up, so that another gateway need not wait for its end.
+pub(super) async fn resign(context: &Arc<Context>) -> Result<(), StoreError> {
+    let key = context.keys.lease();
+    let mut command = eval(scripts::RESIGN, &key);
+    command.arg(&*context.run);
+    context.write(&key, &command, Care::Light).await.map(|_| ())
+}
+
 /// Adds something to an index, some time soon.
 pub(super) fn list(context: &Arc<Context>, index: &str, at_ms: u64, member: &str) {
     let mut command = redis::cmd("ZADD");

@@ -167,6 +167,11 @@ end
 if is[1] and is[2] == ARGV[2] then return {1, ''} end
 return {0, ''}";
 
+/// Gives the lease up if this gateway has it. Arguments: the gateway.
+pub(super) const RESIGN: &str = "
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0";
+
 /// Takes or renews the lease. Arguments: the gateway, time in ms. Returns whether it has it.
 pub(super) const LEASE: &str = "
 local holder = redis.call('GET', KEYS[1])

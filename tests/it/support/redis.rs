@@ -2,11 +2,11 @@
 //!
 //! Unit tests of the store use this file, too; it stands on nothing else of the tests.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -217,4 +217,106 @@ fn install() {
         let output = Command::new(script).output().expect("redis.sh runs");
         assert!(output.status.success(), "redis-server is missing: {}", String::from_utf8_lossy(&output.stderr));
     });
+}
+
+/// What a [`Middleman`] does with the commands that hold a marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Redis never gets the command.
+    Command,
+    /// Redis carries it out, and the answer is lost.
+    Answer,
+}
+
+/// A piece of network in front of a Redis that loses things: the connection ends with each loss.
+#[derive(Debug)]
+pub struct Middleman {
+    addr: SocketAddr,
+    plan: Arc<Mutex<Plan>>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// What is lost, how often still, and the marker.
+    loss: Option<(Loss, usize, String)>,
+    lost: usize,
+}
+
+impl Middleman {
+    /// Listens on a port of its own and passes everything on.
+    pub fn before(redis: &Redis) -> Middleman {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let plan = Arc::<Mutex<Plan>>::default();
+        let (shared, to) = (Arc::clone(&plan), redis.addr());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                // A server that is away ends the connection, as its machine would.
+                let Ok(server) = TcpStream::connect(to) else { continue };
+                let (back, front) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let mute = Arc::new(Mutex::new(false));
+                let (plan, muted) = (Arc::clone(&shared), Arc::clone(&mute));
+                thread::spawn(move || forward(client, server, &plan, &mute));
+                thread::spawn(move || backward(back, front, &muted));
+            }
+        });
+        Middleman { addr, plan }
+    }
+
+    /// Returns it as `jobs.store` names a Redis.
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.addr)
+    }
+
+    /// Loses the next so many commands that hold the marker, or their answers.
+    pub fn lose(&self, loss: Loss, times: usize, marker: &str) {
+        self.plan.lock().unwrap().loss = Some((loss, times, marker.to_owned()));
+    }
+
+    /// Loses nothing any more.
+    pub fn heal(&self) {
+        self.plan.lock().unwrap().loss = None;
+    }
+
+    /// Counts what was lost.
+    pub fn lost(&self) -> usize {
+        self.plan.lock().unwrap().lost
+    }
+}
+
+fn forward(mut client: TcpStream, mut server: TcpStream, plan: &Mutex<Plan>, mute: &Mutex<bool>) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = client.read(&mut buffer) {
+        let chunk = &buffer[..count];
+        let loss = {
+            let mut plan = plan.lock().unwrap();
+            let holds = |marker: &str| chunk.windows(marker.len()).any(|at| at == marker.as_bytes());
+            let loss = plan.loss.as_ref().filter(|(_, times, marker)| *times > 0 && holds(marker)).map(|it| it.0);
+            if loss.is_some() {
+                plan.lost += 1;
+                plan.loss.iter_mut().for_each(|it| it.1 -= 1);
+            }
+            loss
+        };
+        match loss {
+            Some(Loss::Command) => break,
+            // Before Redis gets it, so that no answer slips through.
+            Some(Loss::Answer) => *mute.lock().unwrap() = true,
+            None => {}
+        }
+        if server.write_all(chunk).is_err() {
+            break;
+        }
+    }
+    let _ = (client.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
+}
+
+fn backward(mut server: TcpStream, mut client: TcpStream, mute: &Mutex<bool>) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = server.read(&mut buffer) {
+        if *mute.lock().unwrap() || client.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = (client.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
 }
