@@ -66,6 +66,44 @@ pub const DAMAGED_KEPT: usize = 16;
 pub const STORE_READERS: usize = 2;
 /// Owners that could not be written and are tried again; beyond it the oldest is given up and logged.
 pub const OWED_JOBS: usize = 100_000;
+/// Most replicas that a write may have to wait for.
+pub const REDIS_REPLICAS: u32 = 16;
+/// How long connecting to Redis may take: name, TCP, TLS, password, and for Sentinel and Cluster the way to the node.
+pub const REDIS_CONNECT: Duration = Duration::from_secs(1);
+/// How long Redis may take to answer before the answer counts as lost.
+pub const REDIS_WAIT: Duration = Duration::from_secs(1);
+/// How long replicas of Redis may take to confirm a write; below [`REDIS_WAIT`], so that it is Redis that says no.
+pub const REDIS_REPLICA_WAIT: Duration = Duration::from_millis(800);
+/// How long an operation whose answer was lost waits for another connection, to be sent once more.
+pub const REDIS_SETTLE: Duration = Duration::from_secs(1);
+/// A lost connection to Redis is tried again this often.
+pub const REDIS_RETRY: Duration = Duration::from_millis(200);
+/// How often Redis is looked at when nobody asks: is it there, how many jobs are open.
+pub const REDIS_TICK: Duration = Duration::from_secs(1);
+/// How often Redis is asked whether it keeps what it is given.
+pub const REDIS_CHECK: Duration = Duration::from_secs(60);
+/// Operations on Redis that are under way at the same time; more of them wait in the queue.
+pub const REDIS_IN_FLIGHT: usize = 4_096;
+/// Writes that nobody waits for (indexes, intents to be forgotten) and that are still tried.
+pub const REDIS_LATER: usize = 16_384;
+/// Records of an index that are read at the same time.
+pub const REDIS_BATCH: usize = 256;
+/// Entries of an index that are looked through for one list.
+pub const REDIS_SCANNED: usize = 20_000;
+/// Age from which an entry of an index without its record is removed: a younger one's record may be on its way.
+pub const REDIS_STALE: Duration = Duration::from_secs(60);
+/// How long a key that was freed remembers whose it was: a lost write of that start may still arrive.
+pub const REDIS_GRAVE: Duration = Duration::from_secs(5 * 60);
+/// How long one gateway alone does the work of the background before another may take it over.
+pub const REDIS_LEASE: Duration = Duration::from_secs(15);
+/// How long an open start that is asked of workers again is left to the gateway that asks.
+pub const REDIS_ASKED: Duration = Duration::from_secs(5 * 60);
+/// Shortest time that a record is kept in Redis, whatever its age.
+pub const REDIS_KEPT: Duration = Duration::from_secs(60);
+/// Longest text of a record in Redis that is read, bytes; a key of workers has 64, a user id rarely 100.
+pub const REDIS_TEXT: usize = 4 * 1024;
+/// Longest body of a record in Redis that is read, bytes: no file allows a larger start.
+pub const REDIS_BODY: usize = 64 * 1024 * 1024;
 /// Longest `Idempotency-Key` of a client, bytes of visible ASCII.
 pub const CLIENT_KEY: usize = 255;
 /// Largest answer that is kept for a client's key, bytes of body and content type: real ones have some hundred.

@@ -85,6 +85,9 @@ pub fn readiness(admin: &Admin, table: &RoutingTable) -> Readiness {
     if let Err(cause) = admin.gateway.jobs.health() {
         add("store_unavailable", cause);
     }
+    for warning in admin.gateway.jobs.warnings() {
+        add("store_not_durable", warning);
+    }
     let owed = admin.gateway.jobs.owed();
     if owed > 0 {
         add("owners_not_stored", format!("{owed} job owners wait to be written"));

@@ -1,34 +1,31 @@
 //! `jobs`: what the store says of one job, and of all that are open, read beside a running gateway.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
-use rusqlite::Connection;
 use serde_json::json;
 
+use super::source::{Source, name_of};
 use crate::jobs::clock::Clock;
 use crate::jobs::record::{Intent, IntentState, Job};
-use crate::jobs::sqlite::{intents, rows, schema};
+use crate::jobs::sqlite::rows;
 use crate::limits;
 use crate::names::{BackendName, ExportType, JobId, UserId};
 use crate::routing::table::{RoutingTable, StoreLocation};
 
 /// Prints who started a job, where and when; exit code 1 when the store does not know it.
 pub fn show(table: &RoutingTable, id: &str) -> ExitCode {
-    let StoreLocation::File(path) = &table.fixed.store;
-    finish(show_to(&mut io::stdout().lock(), path, id, Clock::system().wall_ms()))
+    finish(show_to(&mut io::stdout().lock(), &table.fixed.store, id, Clock::system().wall_ms()))
 }
 
 /// Prints open jobs, and starts that are under way or whose outcome nobody knows; exit code 0 also when there are none.
 pub fn list(table: &RoutingTable, backend: Option<BackendName>, json: bool) -> ExitCode {
-    let StoreLocation::File(path) = &table.fixed.store;
-    finish(list_to(&mut io::stdout().lock(), path, backend, json, Clock::system().wall_ms()))
+    finish(list_to(&mut io::stdout().lock(), &table.fixed.store, backend, json, Clock::system().wall_ms()))
 }
 
 /// Why there is nothing to print.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error("{0}")]
     Sentence(String),
     #[error("cannot read the job store {path}: {source}")]
@@ -37,7 +34,7 @@ enum Failure {
     Output(#[from] io::Error),
 }
 
-fn finish(result: Result<(), Failure>) -> ExitCode {
+pub(super) fn finish(result: Result<(), Failure>) -> ExitCode {
     let Err(failure) = result else { return ExitCode::SUCCESS };
     if !matches!(&failure, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
         // Nothing is left to tell it to when the error output is gone too.
@@ -46,14 +43,13 @@ fn finish(result: Result<(), Failure>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn show_to(out: &mut impl Write, path: &Path, id: &str, now_ms: u64) -> Result<(), Failure> {
+fn show_to(out: &mut impl Write, store: &StoreLocation, id: &str, now_ms: u64) -> Result<(), Failure> {
     let id = JobId::parse(id).map_err(|error| Failure::Sentence(format!("{id:?} is {error}")))?;
-    let unknown = format!("no job {id} in the store {}", path.display());
-    let Some(conn) = open(path)? else {
+    let unknown = format!("no job {id} in the store {}", name_of(store));
+    let Some(source) = Source::open(store)? else {
         return Err(Failure::Sentence(format!("{unknown}: no gateway has made that file yet")));
     };
-    let job = rows::job(&conn, &id).map_err(|source| unreadable(path, source))?;
-    let job = job.ok_or(Failure::Sentence(unknown))?;
+    let job = source.job(&id)?.ok_or(Failure::Sentence(unknown))?;
     let found = if job.user.is_none() { "  (anonymous, or found and not started here)" } else { "" };
     writeln!(out, "job      {}", job.id)?;
     writeln!(out, "backend  {}", job.backend)?;
@@ -66,16 +62,16 @@ fn show_to(out: &mut impl Write, path: &Path, id: &str, now_ms: u64) -> Result<(
 
 fn list_to(
     out: &mut impl Write,
-    path: &Path,
+    store: &StoreLocation,
     backend: Option<BackendName>,
     json: bool,
     now_ms: u64,
 ) -> Result<(), Failure> {
-    let (jobs, intents, counts) = match open(path)? {
-        Some(conn) => read(&conn, backend, now_ms).map_err(|source| unreadable(path, source))?,
+    let (jobs, intents, counts) = match Source::open(store)? {
+        Some(source) => source.open_things(backend, now_ms)?,
         None if json => Default::default(),
         None => {
-            writeln!(out, "no job store yet: {} does not exist until a gateway has started with it", path.display())?;
+            writeln!(out, "no job store yet: {} does not exist until a gateway has started with it", name_of(store))?;
             return Ok(());
         }
     };
@@ -107,26 +103,6 @@ fn list_to(
     }
     note_cut(out, intents.len())?;
     Ok(())
-}
-
-type Open = (Vec<Job>, Vec<Intent>, [i64; 2]);
-
-fn read(conn: &Connection, backend: Option<BackendName>, now_ms: u64) -> rusqlite::Result<Open> {
-    let jobs = rows::open_jobs(conn, backend, limits::LISTED)?;
-    let open = intents::open_intents(conn, backend, limits::LISTED, now_ms)?;
-    Ok((jobs, open, rows::open_counts(conn)?))
-}
-
-/// Opens the store for reading; `None` when there is no file.
-fn open(path: &Path) -> Result<Option<Connection>, Failure> {
-    if matches!(path.try_exists(), Ok(false)) {
-        return Ok(None);
-    }
-    schema::open_for_reading(path).map(Some).map_err(|source| unreadable(path, source))
-}
-
-fn unreadable(path: &Path, source: rusqlite::Error) -> Failure {
-    Failure::Store { path: path.display().to_string(), source }
 }
 
 fn note_cut(out: &mut impl Write, shown: usize) -> io::Result<()> {
@@ -254,9 +230,10 @@ mod tests {
     async fn the_store_is_read_beside_a_running_gateway() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("jobs.db");
-        let none = printed(|out| show_to(out, &path, "j1", NOW_MS)).unwrap_err();
+        let store = StoreLocation::File(path.clone());
+        let none = printed(|out| show_to(out, &store, "j1", NOW_MS)).unwrap_err();
         assert!(none.contains("no gateway has made that file yet"), "{none}");
-        assert!(printed(|out| list_to(out, &path, None, false, NOW_MS)).unwrap().contains("no job store yet"));
+        assert!(printed(|out| list_to(out, &store, None, false, NOW_MS)).unwrap().contains("no job store yet"));
         assert!(!path.exists());
 
         let settings = Settings {
@@ -264,7 +241,7 @@ mod tests {
             key_keep: Duration::from_secs(86_400),
             clock: Clock::system(),
         };
-        let jobs = Jobs::open(&StoreLocation::File(path.clone()), settings).unwrap();
+        let jobs = Jobs::open(&store, settings).unwrap();
         let job = Job {
             id: JobId::parse("j1").unwrap(),
             backend: BackendName::Workers,
@@ -293,15 +270,15 @@ mod tests {
             jobs.begin(intent).await.unwrap();
         }
 
-        let shown = printed(|out| show_to(out, &path, "j1", NOW_MS)).unwrap();
+        let shown = printed(|out| show_to(out, &store, "j1", NOW_MS)).unwrap();
         let expected = "job      j1\nbackend  workers\ntype     overlay\nuser     ann\n\
             started  3 min 5 s ago  (2026-11-24 13:21:00 UTC)\nstate    open\n";
         assert_eq!(shown, expected);
-        assert!(printed(|out| show_to(out, &path, "j2", NOW_MS)).unwrap().contains("found and not started here"));
-        assert!(printed(|out| show_to(out, &path, "j9", NOW_MS)).unwrap_err().starts_with("no job j9 in the store"));
-        assert!(printed(|out| show_to(out, &path, "../x", NOW_MS)).unwrap_err().contains("not a job id"));
+        assert!(printed(|out| show_to(out, &store, "j2", NOW_MS)).unwrap().contains("found and not started here"));
+        assert!(printed(|out| show_to(out, &store, "j9", NOW_MS)).unwrap_err().starts_with("no job j9 in the store"));
+        assert!(printed(|out| show_to(out, &store, "../x", NOW_MS)).unwrap_err().contains("not a job id"));
 
-        let listed = printed(|out| list_to(out, &path, None, false, NOW_MS)).unwrap();
+        let listed = printed(|out| list_to(out, &store, None, false, NOW_MS)).unwrap();
         let expected = "\
 2 open jobs (legacy 1, workers 1)
 BACKEND  TYPE     USER  AGE        JOB
@@ -314,15 +291,15 @@ workers  overlay  ann   35 s  running  in 30 s   r-1      k1
 workers  overlay  ann   35 s  unknown  passed    r-1      k2
 ";
         assert_eq!(listed, expected, "{listed}");
-        let json = printed(|out| list_to(out, &path, Some(BackendName::Workers), true, NOW_MS)).unwrap();
+        let json = printed(|out| list_to(out, &store, Some(BackendName::Workers), true, NOW_MS)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json["jobs"].as_array().unwrap().len(), 1);
         assert_eq!(json["intents"][1]["state"], "unknown");
         assert_eq!(json["open_jobs"]["legacy"], 1);
         jobs.close().await.unwrap();
-        assert!(printed(|out| show_to(out, &path, "j1", NOW_MS)).is_ok(), "and after it has stopped");
+        assert!(printed(|out| show_to(out, &store, "j1", NOW_MS)).is_ok(), "and after it has stopped");
         std::fs::write(&path, "garbage").unwrap();
-        assert!(printed(|out| show_to(out, &path, "j1", NOW_MS)).unwrap_err().contains("cannot read the job store"));
+        assert!(printed(|out| show_to(out, &store, "j1", NOW_MS)).unwrap_err().contains("cannot read the job store"));
     }
 
     #[test]

@@ -6,6 +6,8 @@ pub mod explain;
 pub mod healthcheck;
 pub mod jobs;
 pub mod run;
+mod copy;
+mod source;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ Examples:
   export-gateway diff gateway.toml new.toml          say who would move
   export-gateway jobs show 0192f0c1                   say which backend owns a job
   export-gateway jobs list --open --backend workers   list what would be lost if workers went away
+  export-gateway jobs copy --from data/jobs.db        take the records along to the store of gateway.toml
 
 The file is live within a second of being saved; kill -HUP makes the gateway look at once.";
 
@@ -107,6 +110,15 @@ pub enum JobsCommand {
         /// The job's id
         id: String,
     },
+    /// Copy every record from one store to another, as when one machine becomes many; may be repeated
+    Copy {
+        /// The store to read: a file or a Redis; left out: the one that the configuration names
+        #[arg(long, value_name = "STORE", required_unless_present = "to")]
+        from: Option<String>,
+        /// The store to write to, likewise; a file must not be in use by a gateway
+        #[arg(long, value_name = "STORE")]
+        to: Option<String>,
+    },
     /// List jobs that are not known to be over
     List {
         /// Open jobs only; there is no other list yet
@@ -144,6 +156,9 @@ impl Args {
             }
             Some(Command::Jobs(JobsCommand::Show { id })) => {
                 Some(with_table(&self.config, |table| jobs::show(table, id)))
+            }
+            Some(Command::Jobs(JobsCommand::Copy { from, to })) => {
+                Some(with_table(&self.config, |table| copy::run(table, from.as_deref(), to.as_deref())))
             }
             Some(Command::Jobs(JobsCommand::List { open: _, backend, json })) => {
                 Some(with_table(&self.config, |table| jobs::list(table, *backend, *json)))
@@ -247,6 +262,7 @@ mod tests {
             "explain --user a --anonymous --type overlay",
             "explain --user a",
             "jobs list",
+            "jobs copy",
             "jobs list --open --backend elsewhere",
             "--log-format xml",
         ] {

@@ -11,13 +11,14 @@ use super::credential::check_credential;
 use super::file::{CircuitFile, CorsFile, File, LegacyFile, LimitsFile};
 use super::input_key::check_exports;
 use super::problem::{Mistake, Origin, Problem, Warning};
+use super::store::check_store;
 use super::texts::WebSocket;
 use super::tree::Tree;
 use super::users::{check_identity, check_rollout};
 use super::values::{Size, Written};
 use crate::limits;
 use crate::routing::table::{
-    Backend, BaseUrl, Circuit, Cors, Fixed, Jobs, Limits, RoutingTable, Secret, Server, StoreLocation, Workers,
+    Backend, BaseUrl, Circuit, Cors, Fixed, Jobs, Limits, RoutingTable, Secret, Server, Workers,
 };
 
 /// What a check can see, and where it writes what it finds.
@@ -66,7 +67,7 @@ impl Checker<'_> {
     }
 
     /// Says whether the value at `path` is already known to be wrong.
-    fn reported(&self, path: &[&str]) -> bool {
+    pub(crate) fn reported(&self, path: &[&str]) -> bool {
         let key = key_of(path);
         self.problems.iter().any(|problem| problem.key == key)
     }
@@ -145,7 +146,7 @@ fn check_fixed(checker: &mut Checker<'_>, file: &File) -> Fixed {
         listen,
         threads: threads.map_or_else(cores, |threads| threads as usize),
         admin_listen: admin,
-        store: StoreLocation::File(join(checker.base_dir, &file.jobs.store.0.0)),
+        store: check_store(checker, file),
     }
 }
 

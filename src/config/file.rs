@@ -14,7 +14,8 @@ mod proofs;
 
 pub(crate) use proofs::{CredentialFile, JwtFile, SecretFile};
 
-use super::texts::{CookieName, Declined, Line, Origin, Store, Text, User, WebSocket};
+use super::store::Store;
+use super::texts::{CookieName, Declined, Line, Origin, Text, User, WebSocket};
 use super::values::{Fraction, Size, TrustedPeers, Unsupported, Written};
 use crate::routing::table::{BaseUrl, Secret, Share};
 
@@ -317,8 +318,10 @@ pub(crate) struct InputKeyFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JobsFile {
-    /// File of the embedded store; needs a restart.
+    /// File of the embedded store, or the address of a Redis; needs a restart.
     pub(crate) store: Written<Store>,
+    /// Replicas of a Redis that must have a write before it counts; needs a restart.
+    pub(crate) wait_replicas: Written<u32>,
     /// How long an owner is kept.
     pub(crate) keep: Written<Duration>,
     /// How long an `Idempotency-Key` is kept.
@@ -328,7 +331,8 @@ pub(crate) struct JobsFile {
 impl Default for JobsFile {
     fn default() -> JobsFile {
         JobsFile {
-            store: Written(Store("data/jobs.db".to_owned())),
+            store: Written(Store::File("data/jobs.db".to_owned())),
+            wait_replicas: Written(0),
             keep: seconds(7 * 24 * 3600),
             key_keep: seconds(24 * 3600),
         }

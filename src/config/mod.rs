@@ -16,6 +16,7 @@ mod file;
 mod input_key;
 mod problem;
 mod read;
+mod store;
 mod texts;
 mod tree;
 mod url;
@@ -33,7 +34,7 @@ pub use problem::{Excerpt, Problem, Warning};
 pub use read::{base_dir, load_file, read, unreadable};
 
 use crate::limits;
-use crate::routing::table::RoutingTable;
+use crate::routing::table::{RoutingTable, StoreLocation};
 use check::{Checker, check};
 use problem::{Mistake, Origin};
 use tree::Tree;
@@ -70,6 +71,18 @@ pub fn load(source: &Source<'_>, env: Env<'_>) -> Result<(RoutingTable, Vec<Warn
     match table {
         Some(table) if checker.problems.is_empty() => Ok((table, checker.warnings)),
         _ => Err(sorted(checker.problems)),
+    }
+}
+
+/// Reads a job store as `jobs.store` names one; the path of a file starts at the working folder.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence that holds nothing secret.
+pub fn parse_store(text: &str) -> Result<StoreLocation, String> {
+    use values::Value;
+    match store::Store::parse(text).map_err(|mistake| mistake.to_string())? {
+        store::Store::File(path) => Ok(StoreLocation::File(std::path::absolute(&path).unwrap_or_else(|_| path.into()))),
+        store::Store::Redis(location) => Ok(StoreLocation::Redis { location: *location, wait_replicas: 0 }),
     }
 }
 

@@ -100,7 +100,7 @@ impl Origin<'_> {
     /// Makes a problem of a span of bytes.
     pub(crate) fn at(&self, span: Range<usize>, key: &str, mistake: Mistake) -> Problem {
         let place = Place::of(self.text, span);
-        let secret = is_secret(key) || may_hold_secret(place.line_text);
+        let secret = is_secret(key) || key == "jobs.store" || may_hold_secret(place.line_text);
         Problem {
             line: place.line,
             column: place.start + 1,

@@ -171,7 +171,9 @@ const MISTAKES: &[(&str, &str)] = &[
         "forward_headers = [\"CF-Access-Client-Secret\"]\n",
         "cf-access-client-secret is a header the gateway writes itself",
     ),
-    ("[jobs]\nstore = \"redis://h:6379\"\n", "6: jobs.store: redis as a store is not supported by this version"),
+    ("[jobs]\nstore = \"mysql://h:6379\"\n", "6: jobs.store: has a scheme that is no store's (write a file such as"),
+    ("[jobs]\nwait_replicas = 1\n", "6: jobs.wait_replicas: is for a store on Redis, and this one is a file"),
+    ("[jobs]\nstore = \"redis://h\"\nwait_replicas = 17\n", "7: jobs.wait_replicas: is more than any Redis has"),
     ("[rolout]\npercent = 1\n", "5: rolout: is not a known key (did you mean `rollout`?)"),
     ("[rollout]\nprecent = 1\n", "6: rollout.precent: is not a known key (did you mean `percent`?)"),
     (

@@ -204,20 +204,3 @@ impl Value for Origin {
         Ok(Origin(value))
     }
 }
-
-/// The file of the job store, as written.
-#[derive(Debug, Clone)]
-pub(crate) struct Store(pub(crate) String);
-
-impl Value for Store {
-    const EXPECTED: &'static str = "a file such as \"data/jobs.db\"";
-
-    fn parse(text: &str) -> Result<Store, Mistake> {
-        if let Some((scheme, _)) = text.split_once("://") {
-            let what = if scheme.len() < 16 { scheme } else { "that" };
-            let advice = "name a file, such as \"data/jobs.db\"; one gateway at a time may use it";
-            return Err(Mistake::new(format!("{what} as a store is not supported by this version"), advice));
-        }
-        Line::parse(text).map(|line| Store(line.0))
-    }
-}

@@ -50,7 +50,7 @@ pub(crate) fn parse_base_url(text: &str) -> Result<BaseUrl, Mistake> {
 }
 
 /// Splits `host[:port]`; the host of an IPv6 address comes without its brackets.
-fn split_port(authority: &str) -> Result<(&str, Option<&str>), Mistake> {
+pub(crate) fn split_port(authority: &str) -> Result<(&str, Option<&str>), Mistake> {
     if let Some(inside) = authority.strip_prefix('[') {
         let Some((host, after)) = inside.split_once(']') else {
             return Err(Mistake::new("has a [ without a ]", "write an IPv6 address as [::1]:8000"));
@@ -76,7 +76,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), Mistake> {
     }
 }
 
-fn parse_host(host: &str) -> Result<String, Mistake> {
+pub(crate) fn parse_host(host: &str) -> Result<String, Mistake> {
     if host.is_empty() {
         return Err(Mistake::new("has no host", "write an address such as \"https://api.example.com\""));
     }
@@ -96,7 +96,7 @@ fn parse_host(host: &str) -> Result<String, Mistake> {
     Ok(host.to_ascii_lowercase())
 }
 
-fn parse_port(port: &str) -> Result<u16, Mistake> {
+pub(crate) fn parse_port(port: &str) -> Result<u16, Mistake> {
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     match port.parse::<u16>() {
         Ok(number) if digits && number > 0 => Ok(number),

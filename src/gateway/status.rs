@@ -199,11 +199,11 @@ pub fn terminal(status: JobStatus) -> Option<JobState> {
 
 /// Counts how a job ended, the first time that it is seen.
 pub fn note_outcome(gateway: &Gateway, job: &Job, state: JobState) {
-    if gateway.jobs.observe(job, state) {
-        let export = job.export.as_ref().map_or("unknown", ExportType::as_str);
-        let labels = [job.backend.as_str(), export, state.as_str()];
-        gateway.metrics.job_outcomes.with_label_values(&labels).inc();
-    }
+    let (metrics, backend, export) = (gateway.metrics.clone(), job.backend, job.export.clone());
+    gateway.jobs.observe(job, state, move || {
+        let export = export.as_ref().map_or("unknown", ExportType::as_str);
+        metrics.job_outcomes.with_label_values(&[backend.as_str(), export, state.as_str()]).inc();
+    });
 }
 
 fn observe(core: &Core, job: &Job, status: JobStatus) {

@@ -101,6 +101,10 @@ fn is_steady(core: &Core, (wall_ms, monotonic): (u64, Duration)) -> bool {
 
 async fn open_jobs(core: &Core) -> VecDeque<Job> {
     core.gateway.polls.forget_old();
+    // Of the gateways that share a store one asks for all.
+    if !core.gateway.jobs.store().leads().await {
+        return VecDeque::new();
+    }
     match core.gateway.jobs.store().open_jobs(None, limits::UNPOLLED_LISTED).await {
         Ok(jobs) => jobs.into(),
         // The store says so itself, in the log and in /readyz.

@@ -4,6 +4,7 @@ pub mod record;
 pub mod clock;
 pub mod store;
 pub mod sqlite;
+pub mod redis;
 mod cache;
 mod owed;
 pub mod input_key;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use self::cache::Cache;
 use self::owed::Owed;
 use self::record::{Claim, Closing, Intent, Job, JobState, Kept};
+use self::redis::RedisStore;
 use self::sqlite::SqliteStore;
 pub use self::sqlite::{Settings, StoreHeld};
 use self::store::{Store, StoreError};
@@ -41,6 +43,9 @@ impl Jobs {
     pub fn open(location: &StoreLocation, settings: Settings) -> Result<Jobs, StoreHeld> {
         let store = match location {
             StoreLocation::File(path) => Store::Sqlite(SqliteStore::open(path, settings)?),
+            StoreLocation::Redis { location, wait_replicas } => {
+                Store::Redis(RedisStore::open(location, *wait_replicas, settings))
+            }
         };
         Ok(Jobs { store: Arc::new(store), cache: Arc::new(Cache::new()), owed: Owed::default() })
     }
@@ -110,7 +115,7 @@ impl Jobs {
         self.store.move_intent(key, BackendName::Legacy, deadline_ms).await
     }
 
-    /// Records a job's owner and closes its intent, both or neither; durable when it returns `Ok`.
+    /// Records a job's owner and closes its intent; durable when it returns `Ok`.
     ///
     /// After an error the write goes on being tried in the background until it succeeds, and polls find the job in
     /// memory meanwhile. To be called on a tokio runtime.
@@ -152,10 +157,17 @@ impl Jobs {
     /// # Errors
     /// [`StoreError::Unavailable`]: nothing is known.
     pub async fn find(&self, id: &JobId) -> Result<Option<Job>, StoreError> {
-        if let Some(job) = self.cache.get(id) {
-            return Ok(Some(job));
+        let held = self.cache.get(id);
+        // A found one may have got its owner meanwhile, through another gateway.
+        let is_sure = |job: &Job| job.user.is_some() || !self.store.is_shared();
+        if let Some(job) = held.as_ref().filter(|job| is_sure(job)) {
+            return Ok(Some(job.clone()));
         }
-        Ok(self.store.job(id).await?.map(|job| self.cache.fill(job)))
+        match (self.store.job(id).await, held) {
+            (Ok(Some(job)), _) => Ok(Some(self.cache.fill(job))),
+            (Ok(None) | Err(_), Some(held)) => Ok(Some(held)),
+            (result, None) => result,
+        }
     }
 
     /// Remembers a job that a backend was found to have; never in place of one whose user is known.
@@ -167,20 +179,26 @@ impl Jobs {
         self.store.put_job(job, None).await
     }
 
-    /// Takes note of a state seen in a poll; `true` for the first that sees the job over. Written in the background.
+    /// Takes note of a state seen in a poll, and calls `first` for the first that sees the job over: of all gateways
+    /// that share the store, as the store says. Written in the background.
     ///
     /// To be called on a tokio runtime.
-    pub fn observe(&self, job: &Job, state: JobState) -> bool {
+    pub fn observe(&self, job: &Job, state: JobState, first: impl FnOnce() + Send + 'static) {
         if state == JobState::Open || job.state != JobState::Open || !self.cache.finish(job, state) {
-            return false;
+            return;
         }
         let (store, id) = (Arc::clone(&self.store), job.id.clone());
+        if self.store.is_shared() {
+            tokio::spawn(finish_shared(store, self.owed.clone(), id, state, first));
+            return;
+        }
+        // Nobody else writes to this store: what was not over in memory was not over.
+        first();
         tokio::spawn(async move {
-            if let Err(error) = store.finish_job(&id, state).await {
+            if let Err(error) = store.finish_job(&id, state, "").await {
                 tracing::warn!(job = %id, error = error.line(), "the end of a job was not stored");
             }
         });
-        true
     }
 
     /// Returns how many jobs of a backend are open, as far as the store knows; right after a restart too.
@@ -199,6 +217,11 @@ impl Jobs {
     /// The cause of the last failure, until the store has recovered.
     pub fn health(&self) -> Result<(), String> {
         self.store.health()
+    }
+
+    /// Says what keeps the store from keeping what it is given, as lines for an operator.
+    pub fn warnings(&self) -> Vec<String> {
+        self.store.warnings()
     }
 
     /// Sets how long jobs are kept, and what belongs to clients' keys; a reload may call it.
@@ -221,6 +244,24 @@ impl Jobs {
     }
 }
 
+/// Ends a job in a store that others use, until it is known who ended it.
+async fn finish_shared(store: Arc<Store>, owed: Owed, id: JobId, state: JobState, first: impl FnOnce()) {
+    // The same for every try: a lost answer does not make somebody else's end of our own.
+    let token = uuid::Uuid::now_v7().to_string();
+    for _ in 0..limits::FREE_TRIES {
+        // A job that is not written yet cannot end there.
+        if !owed.has(&id) {
+            match store.finish_job(&id, state, &token).await {
+                Ok(true) => return first(),
+                Ok(false) => return,
+                Err(error) => tracing::debug!(job = %id, error = error.line(), "the end of a job is not stored yet"),
+            }
+        }
+        tokio::time::sleep(limits::STORE_RETRY).await;
+    }
+    tracing::warn!(job = %id, "the end of a job was not stored");
+}
+
 async fn free(store: &Store, key: &str, token: Option<&str>) -> Result<(), StoreError> {
     match token {
         Some(token) => store.release(key, token).await,
@@ -230,3 +271,8 @@ async fn free(store: &Store, key: &str, token: Option<&str>) -> Result<(), Store
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "../../tests/it/support/redis.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the tests from outside")]
+mod redis_server;

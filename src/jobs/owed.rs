@@ -12,7 +12,7 @@ use crate::limits;
 use crate::names::JobId;
 
 /// The list of what is owed to the store, at most [`limits::OWED_JOBS`].
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Owed(Arc<Mutex<List>>);
 
 #[derive(Debug, Default)]
@@ -25,6 +25,11 @@ struct List {
 impl Owed {
     pub(super) fn len(&self) -> usize {
         lock(&self.0).jobs.len()
+    }
+
+    /// Says whether a job waits to be written.
+    pub(super) fn has(&self, id: &JobId) -> bool {
+        lock(&self.0).jobs.iter().any(|(job, _)| job.id == *id)
     }
 
     /// Adds a job and sees to it that a task tries to write it.
@@ -106,8 +111,13 @@ async fn settle(list: &Mutex<List>, store: &Store, cache: &Cache) {
 
 /// Writes one owner; returns its id when it is stored.
 async fn write(job: &Job, closing: Option<Closing>, store: &Store, cache: &Cache) -> Option<JobId> {
+    let before = job.state;
     // It may have ended since; a job that somebody else's record has replaced is not ours to write.
-    let job = cache.get(&job.id).filter(|held| held.user == job.user).unwrap_or_else(|| job.clone());
+    let mut job = cache.get(&job.id).filter(|held| held.user == job.user).unwrap_or_else(|| job.clone());
+    if store.is_shared() {
+        // Its end is written by whoever saw it, so that one gateway alone counts it.
+        job.state = before;
+    }
     let id = job.id.clone();
     match store.put_job_closing(job, closing).await {
         Ok(()) => {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::record::{Closing, Intent, Job, JobState, Kept};
+use super::redis::RedisStore;
 use super::sqlite::SqliteStore;
 use crate::names::{BackendName, JobId};
 
@@ -16,6 +17,8 @@ use crate::names::{BackendName, JobId};
 pub enum Store {
     /// The embedded file.
     Sqlite(SqliteStore),
+    /// A Redis that other gateways use, too.
+    Redis(RedisStore),
 }
 
 /// Says what became of an operation that failed.
@@ -38,6 +41,17 @@ pub enum Cause {
     /// SQLite said so.
     #[error("SQLite")]
     Sqlite(#[source] Arc<rusqlite::Error>),
+    /// Redis said so, or could not be reached.
+    #[error("Redis")]
+    Redis(#[source] Arc<redis::RedisError>),
+    /// Too few replicas of Redis have the write.
+    #[error("Redis has the write, but only {have} of {wanted} replicas confirmed it")]
+    Replicas {
+        /// How many confirmed it.
+        have: u32,
+        /// `jobs.wait_replicas`.
+        wanted: u32,
+    },
     /// The folder or the lock beside the store cannot be used.
     #[error("{path}")]
     File {
@@ -103,8 +117,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
-        line.push_str(": ");
-        line.push_str(&source.to_string());
+        let said = source.to_string();
+        // Some errors say what their source says.
+        if !line.ends_with(&said) {
+            line.push_str(": ");
+            line.push_str(&said);
+        }
         next = source.source();
     }
     line
@@ -118,6 +136,7 @@ impl Store {
     pub async fn put_intent(&self, intent: Intent) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.put_intent(intent).await,
+            Store::Redis(store) => store.put_intent(intent).await,
         }
     }
 
@@ -131,6 +150,7 @@ impl Store {
     pub async fn claim(&self, intent: Intent) -> Result<Option<Intent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.claim(intent).await,
+            Store::Redis(store) => store.claim(intent).await,
         }
     }
 
@@ -141,6 +161,7 @@ impl Store {
     pub async fn keep_answer(&self, kept: Kept) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.keep_answer(kept).await,
+            Store::Redis(store) => store.keep_answer(kept).await,
         }
     }
 
@@ -151,6 +172,7 @@ impl Store {
     pub async fn release(&self, key: &str, token: &str) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.release(key, token).await,
+            Store::Redis(store) => store.release(key, token).await,
         }
     }
 
@@ -162,6 +184,7 @@ impl Store {
     pub async fn left_open(&self, limit: usize) -> Result<Vec<Intent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.left_open(limit).await,
+            Store::Redis(store) => store.left_open(limit).await,
         }
     }
 
@@ -172,6 +195,7 @@ impl Store {
     pub async fn move_intent(&self, key: &str, to: BackendName, deadline_ms: u64) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.move_intent(key, to, deadline_ms).await,
+            Store::Redis(store) => store.move_intent(key, to, deadline_ms).await,
         }
     }
 
@@ -182,6 +206,7 @@ impl Store {
     pub async fn close_intent(&self, key: &str) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.close_intent(key).await,
+            Store::Redis(store) => store.close_intent(key).await,
         }
     }
 
@@ -189,6 +214,7 @@ impl Store {
     pub fn close_intent_later(&self, key: &str) {
         match self {
             Store::Sqlite(store) => store.close_intent_later(key),
+            Store::Redis(store) => store.close_intent_later(key),
         }
     }
 
@@ -199,10 +225,12 @@ impl Store {
     pub async fn mark_unknown(&self, key: &str) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.mark_unknown(key).await,
+            Store::Redis(store) => store.mark_unknown(key).await,
         }
     }
 
-    /// Records a job's owner and deletes its intent, both or neither; durable when it returns, repeatable.
+    /// Records a job's owner and deletes its intent; durable when it returns, repeatable. The embedded store does both or
+    /// neither; a shared one the owner first, and the intent until it succeeds: an intent that is left is no danger.
     ///
     /// A job without a user never replaces one with a user, and a job that is over does not open again.
     ///
@@ -212,13 +240,14 @@ impl Store {
         self.put_job_closing(job, closes.map(|key| Closing::Forget(key.into()))).await
     }
 
-    /// Records a job's owner and does with its intent as is said, both or neither; else as [`Store::put_job`].
+    /// Records a job's owner and does with its intent as is said; else as [`Store::put_job`].
     ///
     /// # Errors
     /// As [`StoreError`] says.
     pub async fn put_job_closing(&self, job: Job, closing: Option<Closing>) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.put_job(job, closing).await,
+            Store::Redis(store) => store.put_job(job, closing).await,
         }
     }
 
@@ -229,6 +258,7 @@ impl Store {
     pub async fn job(&self, id: &JobId) -> Result<Option<Job>, StoreError> {
         match self {
             Store::Sqlite(store) => store.job(id).await,
+            Store::Redis(store) => store.job(id).await,
         }
     }
 
@@ -239,16 +269,19 @@ impl Store {
     pub async fn intent(&self, key: &str) -> Result<Option<Intent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.intent(key).await,
+            Store::Redis(store) => store.intent(key).await,
         }
     }
 
-    /// Says that a job is over; `true` exactly once per job: when it was open until now.
+    /// Says that a job is over; `true` exactly once per job: when it was open until now. Asked again with the same
+    /// `token`, a shared store says the same again.
     ///
     /// # Errors
     /// As [`StoreError`] says.
-    pub async fn finish_job(&self, id: &JobId, state: JobState) -> Result<bool, StoreError> {
+    pub async fn finish_job(&self, id: &JobId, state: JobState, token: &str) -> Result<bool, StoreError> {
         match self {
             Store::Sqlite(store) => store.finish_job(id, state).await,
+            Store::Redis(store) => store.finish_job(id, state, token).await,
         }
     }
 
@@ -259,6 +292,7 @@ impl Store {
     pub async fn open_jobs(&self, backend: Option<BackendName>, limit: usize) -> Result<Vec<Job>, StoreError> {
         match self {
             Store::Sqlite(store) => store.open_jobs(backend, limit).await,
+            Store::Redis(store) => store.open_jobs(backend, limit).await,
         }
     }
 
@@ -269,6 +303,7 @@ impl Store {
     pub async fn open_intents(&self, backend: Option<BackendName>, limit: usize) -> Result<Vec<Intent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.open_intents(backend, limit).await,
+            Store::Redis(store) => store.open_intents(backend, limit).await,
         }
     }
 
@@ -279,6 +314,7 @@ impl Store {
     pub async fn open_counts(&self) -> Result<[i64; 2], StoreError> {
         match self {
             Store::Sqlite(store) => store.open_counts().await,
+            Store::Redis(store) => store.open_counts().await,
         }
     }
 
@@ -286,6 +322,7 @@ impl Store {
     pub fn open_count(&self, backend: BackendName) -> i64 {
         match self {
             Store::Sqlite(store) => store.open_count(backend),
+            Store::Redis(store) => store.open_count(backend),
         }
     }
 
@@ -296,6 +333,31 @@ impl Store {
     pub fn health(&self) -> Result<(), String> {
         match self {
             Store::Sqlite(store) => store.health(),
+            Store::Redis(store) => store.health(),
+        }
+    }
+
+    /// Says what keeps the store from keeping what it is given, as lines for an operator.
+    pub fn warnings(&self) -> Vec<String> {
+        match self {
+            Store::Sqlite(_) => Vec::new(),
+            Store::Redis(store) => store.warnings(),
+        }
+    }
+
+    /// Says whether other gateways may use the same store at the same time.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Store::Sqlite(_) => false,
+            Store::Redis(_) => true,
+        }
+    }
+
+    /// Says whether this gateway is the one that does the work of the background; to be asked again every few seconds.
+    pub async fn leads(&self) -> bool {
+        match self {
+            Store::Sqlite(_) => true,
+            Store::Redis(store) => store.lead().await.unwrap_or(false),
         }
     }
 
@@ -303,6 +365,7 @@ impl Store {
     pub fn set_keep(&self, keep: std::time::Duration, key_keep: std::time::Duration) {
         match self {
             Store::Sqlite(store) => store.set_keep(keep, key_keep),
+            Store::Redis(store) => store.set_keep(keep, key_keep),
         }
     }
 
@@ -313,6 +376,10 @@ impl Store {
     pub async fn close(&self) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.close().await,
+            Store::Redis(store) => store.close().await,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

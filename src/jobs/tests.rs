@@ -42,6 +42,13 @@ fn intent(key: &str) -> Intent {
     }
 }
 
+/// Says whether this was the first to see the job over.
+fn ends(jobs: &Jobs, job: &Job, state: JobState) -> bool {
+    let (tell, told) = std::sync::mpsc::channel();
+    jobs.observe(job, state, move || tell.send(()).unwrap());
+    told.try_recv().is_ok()
+}
+
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !is_so().await {
@@ -68,9 +75,9 @@ async fn a_start_is_recorded_from_intent_to_end() {
     jobs.unknown("k2").await.unwrap();
 
     let found = jobs.find(&JobId::parse("j1").unwrap()).await.unwrap().unwrap();
-    assert!(!jobs.observe(&found, JobState::Open));
-    assert!(jobs.observe(&found, JobState::Complete));
-    assert!(!jobs.observe(&found, JobState::Complete), "the second poll that saw it open");
+    assert!(!ends(&jobs, &found, JobState::Open));
+    assert!(ends(&jobs, &found, JobState::Complete));
+    assert!(!ends(&jobs, &found, JobState::Complete), "the second poll that saw it open");
     until("finished in the store", async || jobs.open_count(BackendName::Workers) == 0).await;
     jobs.remember_found(job("j2", None)).await.unwrap();
     jobs.remember_found(job("j1", None)).await.unwrap();
@@ -80,7 +87,7 @@ async fn a_start_is_recorded_from_intent_to_end() {
     assert_eq!(jobs.open_count(BackendName::Workers), 1);
     let read = jobs.find(&found.id).await.unwrap().unwrap();
     assert_eq!((read.state, read.user.as_ref()), (JobState::Complete, UserId::from_text("ann").as_ref()));
-    assert!(!jobs.observe(&read, JobState::Complete), "not again after a restart");
+    assert!(!ends(&jobs, &read, JobState::Complete), "not again after a restart");
     assert_eq!(jobs.find(&JobId::parse("none").unwrap()).await.unwrap(), None);
 }
 
@@ -96,7 +103,7 @@ async fn an_owner_that_could_not_be_stored_is_stored_later() {
     }
     assert_eq!(jobs.owed(), 2);
     let known = jobs.find(&JobId::parse("j1").unwrap()).await.unwrap().unwrap();
-    assert!(jobs.observe(&known, JobState::Error), "polls go on from memory");
+    assert!(ends(&jobs, &known, JobState::Error), "polls go on from memory");
     fs::remove_file(dir.path().join("data")).unwrap();
     until("written", async || jobs.owed() == 0).await;
     let stored = jobs.store().job(&known.id).await.unwrap().unwrap();

@@ -3,6 +3,7 @@
 //! Everything here is pure: no tokio, no I/O, no shared state, no clock but for the expiry of tokens. What a request needs comes in as arguments
 //! (above all the compiled [`table`]), and what is decided goes out as a value; sending is for others.
 
+pub mod redis_location;
 pub mod table;
 pub mod route;
 pub mod identity;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::header::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::redis_location::RedisLocation;
 use crate::names::{BackendName, ExportType, UserId};
 use crate::routing::token::Jwt;
 
@@ -74,6 +75,13 @@ pub struct Fixed {
 pub enum StoreLocation {
     /// The embedded SQLite file.
     File(PathBuf),
+    /// A Redis that several gateways share.
+    Redis {
+        /// Which one.
+        location: RedisLocation,
+        /// `jobs.wait_replicas`: how many of its replicas must have a write before it counts.
+        wait_replicas: u32,
+    },
 }
 
 /// `[server]` and `[admin]` as far as a reload can change them.

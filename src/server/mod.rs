@@ -165,8 +165,16 @@ fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, addr
     });
 }
 
-/// Asks workers for the starts that an earlier process left open, until workers could be reached.
+/// Asks workers for the starts that an earlier process left open, until workers could be reached; where others share
+/// the store, for those that any of them leaves open, for as long as the thread serves.
 async fn ask_open_starts(core: Rc<Core>) {
+    while core.gateway.jobs.store().is_shared() {
+        sleep(limits::ASK_AGAIN_PAUSE).await;
+        let table = core.gateway.table.load_full();
+        if core.gateway.jobs.store().leads().await {
+            again::ask_open(&core, &table).await;
+        }
+    }
     for _ in 0..limits::ASK_AGAIN_TRIES {
         let table = core.gateway.table.load_full();
         if again::ask_open(&core, &table).await == Left::Nothing {

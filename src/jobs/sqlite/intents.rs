@@ -116,6 +116,14 @@ pub(crate) fn open_intents(
     list(conn, &sql, backend, limit, |row| read(row, now_ms))
 }
 
+/// Reads intents as they are written, in the order of their rows, those after `seq`; `None` for one that cannot be read.
+pub(crate) fn intents_after(conn: &Connection, seq: i64, limit: usize) -> rusqlite::Result<Vec<(i64, Option<Intent>)>> {
+    let sql = format!("SELECT {ALL_COLUMNS}, seq FROM intents WHERE seq > ? ORDER BY seq LIMIT ?");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    statement.query_map([seq, limit], |row| Ok((row.get("seq")?, valid(read_all(row, 0))?)))?.collect()
+}
+
 /// Reads intents of other runs that workers may be asked again for, oldest first, as they are written: whatever their
 /// deadline.
 pub(super) fn left_open(conn: &Connection, run: i64, limit: usize) -> rusqlite::Result<Vec<Intent>> {

@@ -128,6 +128,14 @@ pub(crate) fn job(conn: &Connection, id: &JobId) -> rusqlite::Result<Option<Job>
     Ok(conn.prepare_cached(&sql)?.query_row([id.as_str()], |row| valid(read_job(row))).optional()?.flatten())
 }
 
+/// Reads jobs of whatever state in the order of their rows, those after `seq`; `None` for one that cannot be read.
+pub(crate) fn jobs_after(conn: &Connection, seq: i64, limit: usize) -> rusqlite::Result<Vec<(i64, Option<Job>)>> {
+    let sql = format!("SELECT {JOB_COLUMNS}, seq FROM jobs WHERE seq > ? ORDER BY seq LIMIT ?");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    statement.query_map([seq, limit], |row| Ok((row.get("seq")?, valid(read_job(row))?)))?.collect()
+}
+
 /// Reads open jobs, oldest first, of one backend or of both.
 pub(crate) fn open_jobs(conn: &Connection, backend: Option<BackendName>, limit: usize) -> rusqlite::Result<Vec<Job>> {
     let sql = format!(

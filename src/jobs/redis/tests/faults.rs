@@ -1,0 +1,229 @@
+//! What becomes of operations when answers are lost, and when Redis is away, full, read-only or somebody else's.
+
+use super::*;
+use crate::jobs::record::Closing;
+use crate::jobs::redis_server::{Loss, Middleman, SAFE};
+use crate::jobs::store::{Cause, StoreError};
+
+#[tokio::test]
+async fn a_lost_answer_is_settled_whether_the_write_happened_or_not() {
+    let redis = Redis::start();
+    let network = Middleman::before(&redis);
+    let store = open(&network.url());
+    for loss in [Loss::Command, Loss::Answer] {
+        let (key, name) = (format!("k-{loss:?}"), format!("j-{loss:?}"));
+        network.lose(loss, 1, &format!("intent:{key}"));
+        assert_eq!(store.claim(claimed(&key, "one")).await.unwrap(), None, "{loss:?}: not its own rival");
+        network.lose(loss, 1, &format!("intent:{key}"));
+        let holder = store.claim(claimed(&key, "two")).await.unwrap().expect("somebody else's");
+        assert_eq!(&*holder.claim.unwrap().token, "one");
+        network.lose(loss, 1, &format!("intent:{key}"));
+        store.move_intent(&key, BackendName::Legacy, intent(&key).deadline_ms).await.unwrap();
+        network.lose(loss, 1, &format!("job:{name}"));
+        store.put_job(job(&name, Some("ann")), Some(Closing::Keep(kept(&key, "one")))).await.unwrap();
+        network.lose(loss, 1, &format!("job:{name}"));
+        assert_eq!(store.job(&id(&name)).await.unwrap().unwrap().user, UserId::from_text("ann"));
+        network.lose(loss, 1, &format!("job:{name}"));
+        assert!(store.finish_job(&id(&name), JobState::Complete, "t").await.unwrap(), "{loss:?}: it was this one");
+        network.heal();
+        assert!(!store.finish_job(&id(&name), JobState::Complete, "u").await.unwrap());
+        assert_eq!(store.intent(&key).await.unwrap().unwrap().state, IntentState::Answered);
+    }
+    assert_eq!(network.lost(), 12);
+    until("well again", async || store.health().is_ok()).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_twice_is_no_permission_and_the_key_is_freed() {
+    let redis = Redis::start();
+    let network = Middleman::before(&redis);
+    let store = open(&network.url());
+    network.lose(Loss::Answer, 2, "intent:k");
+    let claim = store.claim(claimed("k", "one")).await;
+    assert!(matches!(claim, Err(StoreError::MaybeWritten(_))), "{claim:?}");
+    until("freed", async || matches!(store.intent("k").await, Ok(None))).await;
+    until("claimable", async || matches!(store.claim(claimed("k", "two")).await, Ok(None))).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_arrives_after_it_was_given_up_takes_nothing() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    store.release("k", "one").await.unwrap();
+    let late = store.claim(claimed("k", "one")).await;
+    assert!(matches!(late, Err(StoreError::NotWritten(_))), "{late:?}");
+    assert_eq!(store.intent("k").await.unwrap(), None, "the mark is nobody's start");
+    assert_eq!(store.claim(claimed("k", "two")).await.unwrap(), None, "and in nobody's way");
+    store.close_intent("unkeyed").await.unwrap();
+    assert!(store.put_intent(intent("unkeyed")).await.is_err());
+    assert_eq!(store.intent("unkeyed").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_fails_at_once_says_why_and_is_found_again_with_all_it_had() {
+    let mut redis = Redis::start();
+    let store = open(&redis.url());
+    store.put_job(job("j1", Some("ann")), None).await.unwrap();
+    store.health().unwrap();
+    redis.kill();
+    until("noticed", async || store.health().is_err()).await;
+    until("known to be away", async || {
+        let begun = Instant::now();
+        let refused = matches!(store.put_intent(intent("k")).await, Err(StoreError::NotWritten(_)));
+        refused && begun.elapsed() < Duration::from_millis(50)
+    })
+    .await;
+    let read = store.job(&id("j1")).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    until("it says why", async || {
+        store.health().is_err_and(|why| why.contains("redis://127.0.0.1") && why.contains("refused"))
+    })
+    .await;
+    redis.restart();
+    until("found again", async || store.health().is_ok()).await;
+    assert_eq!(store.job(&id("j1")).await.unwrap().unwrap().user, UserId::from_text("ann"));
+    store.put_intent(intent("k")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_makes_nobody_wait_longer_than_promised() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    redis.freeze();
+    let begun = Instant::now();
+    let written = store.put_intent(intent("k")).await;
+    assert!(matches!(written, Err(StoreError::MaybeWritten(_))), "{written:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert!(matches!(store.put_intent(intent("k2")).await, Err(StoreError::NotWritten(_))));
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    redis.thaw();
+    until("found again", async || store.health().is_ok()).await;
+    // The first one came late, was not sent, and is forgotten.
+    until("forgotten", async || matches!(store.intent("k").await, Ok(None))).await;
+    store.put_intent(intent("k3")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_writes_is_no_place_for_a_start_until_it_takes_them_again() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = store.put_intent(intent("k")).await;
+    assert!(matches!(full, Err(StoreError::NotWritten(_))), "{full:?}");
+    assert!(store.health().unwrap_err().contains("OOM"), "{:?}", store.health());
+    assert_eq!(store.job(&id("none")).await.unwrap(), None, "reads go on");
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    until("takes writes", async || store.health().is_ok()).await;
+    store.put_intent(intent("k")).await.unwrap();
+
+    redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    let read_only = store.put_intent(intent("k2")).await;
+    assert!(matches!(read_only, Err(StoreError::NotWritten(_))), "{read_only:?}");
+    assert!(store.health().unwrap_err().contains("read only"), "{:?}", store.health());
+    redis.ask(&["REPLICAOF", "NO", "ONE"]);
+    until("a master again", async || store.health().is_ok()).await;
+    store.put_intent(intent("k2")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_waits_for_as_many_replicas_as_the_file_says() {
+    let redis = Redis::start();
+    let store = open_waiting(&redis.url(), 1);
+    let alone = store.put_intent(intent("k")).await;
+    assert!(alone.is_err(), "nobody else has it");
+    assert!(store.health().unwrap_err().contains("0 of 1 replicas"), "{:?}", store.health());
+    let port = redis.port().to_string();
+    let replica =
+        Redis::with(&[&SAFE[..], &["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]].concat());
+    until("two have it", async || store.health().is_ok()).await;
+    store.put_job(job("j1", Some("ann")), None).await.unwrap();
+    let there = replica.ask(&["HGET", "export-gateway:job:j1", "user"]);
+    assert_eq!(there, "ann", "when it is answered, the replica has it");
+}
+
+#[tokio::test]
+async fn what_redis_may_lose_is_said_and_what_it_does_not_say_is_not_needed() {
+    let redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "allkeys-lru"]);
+    let warnings = open(&redis.url()).warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("appendfsync everysec") && warnings[1].contains("allkeys-lru"), "{warnings:?}");
+    assert_eq!(open(&Redis::start().url()).warnings(), [""; 0]);
+
+    // As where somebody else runs it: no CONFIG, a user with a password, and its own keys alone.
+    let redis = Redis::with(&["--appendonly", "no", "--save", ""]);
+    let rules = ["on", ">hunter2", "~export-gateway:*", "+@all", "-@admin", "-@dangerous", "+info"];
+    redis.ask(&[&["ACL", "SETUSER", "ann"], &rules[..]].concat());
+    let store = open(&format!("redis://ann:hunter2@127.0.0.1:{}", redis.port()));
+    store.health().unwrap();
+    assert!(store.warnings()[0].contains("appendonly no"), "{:?}", store.warnings());
+    store.put_job(job("j1", Some("ann")), None).await.unwrap();
+    let wrong = open(&format!("redis://ann:hunter3@127.0.0.1:{}", redis.port()));
+    let said = format!("{:?} {wrong:?}", wrong.health().unwrap_err());
+    assert!(!said.contains("hunter"), "{said}");
+    assert!(matches!(wrong.put_job(job("j2", None), None).await, Err(StoreError::NotWritten(_))));
+}
+
+#[tokio::test]
+async fn what_others_have_written_under_our_keys_is_passed_over() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    redis.ask(&["SET", "export-gateway:job:text", "x"]);
+    redis.ask(&["HSET", "export-gateway:job:future", "v", "2", "backend", "workers", "state", "open"]);
+    redis.ask(&["HSET", "export-gateway:intent:odd", "v", "1", "state", "running"]);
+    assert_eq!(store.job(&id("future")).await.unwrap(), None);
+    assert!(store.job(&id("text")).await.is_err());
+    assert_eq!(store.intent("odd").await.unwrap(), None);
+    let claim = store.claim(claimed("odd", "one")).await;
+    assert!(
+        matches!(claim, Err(StoreError::NotWritten(Cause::KeyBusy))),
+        "never a start over what is there: {claim:?}"
+    );
+
+    // Indexes: what is no id, has no record, is over, or belongs elsewhere is taken out; a young one may wait.
+    store.put_job(job("over", Some("ann")), None).await.unwrap();
+    store.finish_job(&id("over"), JobState::Complete, "t").await.unwrap();
+    store.put_job(job("open", Some("ann")), None).await.unwrap();
+    let now = Clock::system().wall_ms().to_string();
+    let index = "export-gateway:open-jobs:workers";
+    for (score, member) in [("1", "../x"), ("1", "gone"), (&*now, "young"), (&*now, "over"), ("1", "future")] {
+        redis.ask(&["ZADD", index, score, member]);
+    }
+    redis.ask(&["ZADD", "export-gateway:open-jobs:legacy", &now, "open"]);
+    until("mended", async || {
+        let open = store.open_jobs(None, 10).await.unwrap();
+        assert_eq!(open.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), ["open"]);
+        let mut left: Vec<_> = redis.ask(&["ZRANGE", index, "0", "-1"]).lines().map(str::to_owned).collect();
+        left.sort();
+        left == ["open", "young"] && redis.ask(&["ZCARD", "export-gateway:open-jobs:legacy"]) == "0"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn records_are_kept_for_as_long_as_the_file_says() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    let now = Clock::system().wall_ms();
+    let ttl =
+        |key: &str| Duration::from_millis(redis.ask(&["PTTL", &format!("export-gateway:{key}")]).parse().unwrap());
+    let about = |got: Duration, wanted: Duration| {
+        assert!(got <= wanted && got + 30 * Duration::from_secs(1) > wanted, "{got:?} {wanted:?}")
+    };
+    store.put_job(job("new", Some("ann")), None).await.unwrap();
+    about(ttl("job:new"), 7 * DAY);
+    let old = Job { started_ms: now - 2 * 86_400_000, ..job("old", Some("ann")) };
+    store.put_job(old, None).await.unwrap();
+    about(ttl("job:old"), 5 * DAY);
+    store.put_intent(intent("unkeyed")).await.unwrap();
+    about(ttl("intent:unkeyed"), 7 * DAY);
+    store.claim(claimed("keyed", "t")).await.unwrap();
+    about(ttl("intent:keyed"), DAY);
+    store.keep_answer(kept("keyed", "t")).await.unwrap();
+    about(ttl("intent:keyed"), DAY);
+    store.set_keep(DAY, Duration::from_secs(60));
+    store.claim(Intent { deadline_ms: now + 600_000, ..claimed("short", "t") }).await.unwrap();
+    about(ttl("intent:short"), Duration::from_secs(660));
+    store.move_intent("short", BackendName::Legacy, now + 1_200_000).await.unwrap();
+    about(ttl("intent:short"), Duration::from_secs(1_260));
+}
