@@ -76,7 +76,7 @@ pub fn readiness(admin: &Admin, table: &RoutingTable) -> Readiness {
     for warning in config::environment_warnings(table) {
         add("config_warning", warning.to_string());
     }
-    match admin.gateway.circuit.state(Instant::now()) {
+    match admin.gateway.circuit.state(&table.workers.backend.url, Instant::now()) {
         CircuitState::Closed => {}
         state @ (CircuitState::Open | CircuitState::HalfOpen) => {
             add("circuit_open", format!("workers fail: their circuit is {}, new starts go to legacy", state.as_str()));

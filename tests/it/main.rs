@@ -5,6 +5,7 @@
 
 mod admin;
 mod broken;
+mod circuit;
 mod cli;
 mod cors;
 mod credential;

@@ -13,6 +13,7 @@ pub mod parts;
 pub mod raw_websocket;
 pub mod rude;
 pub mod scene;
+pub mod stand_in;
 pub mod tokens;
 pub mod tls;
 pub mod websocket;
