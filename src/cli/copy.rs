@@ -154,7 +154,9 @@ async fn put_intent(target: &Store, intent: Option<Intent>) -> Result<Fate, Fail
     let Some(intent) = intent else { return Ok(Fate::Unreadable) };
     let (key, state, answer, claim) = (intent.key.clone(), intent.state, intent.answer.clone(), intent.claim.clone());
     let begun = Intent { state: IntentState::Running, answer: None, ..intent };
-    let is_there = target.claim(begun).await.map_err(unwritten)?.is_some();
+    // Asked before: to the store a start that comes again under its own token is the same write.
+    let is_there = target.intent(&key).await.map_err(unread)?.is_some();
+    let is_there = target.claim(begun).await.map_err(unwritten)?.is_some() || is_there;
     match (state, claim.zip(answer)) {
         (IntentState::Answered, Some((Claim { token, .. }, answer))) => {
             target.keep_answer(Kept { key, token, answer }).await.map_err(unwritten)?;

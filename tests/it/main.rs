@@ -25,6 +25,7 @@ mod outcome;
 mod properties;
 mod refuse;
 mod reload;
+mod replicas;
 mod reuse;
 mod rollout;
 mod start;

@@ -11,6 +11,7 @@ pub mod client;
 pub mod gateway;
 pub mod parts;
 pub mod raw_websocket;
+pub mod redis;
 pub mod rude;
 pub mod scene;
 pub mod stand_in;
