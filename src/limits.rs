@@ -8,6 +8,14 @@ pub const JOB_ID: usize = 128;
 pub const EXPORT_TYPE: usize = 64;
 /// Longest request id taken from a client, bytes of visible ASCII.
 pub const REQUEST_ID: usize = 128;
+/// Longest value of a cookie or claim that names a user, bytes.
+pub const USER_VALUE: usize = 1_024;
+/// Longest JSON Web Token that is looked at, bytes: with a dozen claims they have one or two KiB.
+pub const TOKEN: usize = 8 * 1024;
+/// How far clocks may be apart where a token's time is checked.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(30);
+/// Most keys that tokens are checked with: a token without a key id may be tried with each.
+pub const TOKEN_KEYS: usize = 16;
 /// Largest configuration file that is read, bytes: far above any real one, far below what hurts.
 pub const CONFIG_FILE: u64 = 1024 * 1024;
 /// Most problems of one configuration file that are reported.
@@ -164,6 +172,15 @@ pub const POOL_IDLE: usize = 1_024;
 pub const EARLY_CLOSE: Duration = Duration::from_secs(1);
 /// How long requests that cannot be repeated get connections of their own after that.
 pub const DISTRUST: Duration = Duration::from_secs(60);
+/// How long an answer about a name counts as new: with the pools' sweep, a new address is used within a second of the
+/// time that the system's resolver knows it.
+pub const DNS_FRESH: Duration = Duration::from_millis(700);
+/// How long a new connection waits for a look-up before the last good addresses have to do.
+pub const DNS_PATIENCE: Duration = Duration::from_millis(250);
+/// Threads that look names up: one for each backend, and as many for names that a reload has just replaced.
+pub const DNS_THREADS: usize = 4;
+/// Look-ups that wait for a thread; a name is in it once at the most.
+pub const DNS_QUEUE: usize = 64;
 /// Two address families are tried this far apart (RFC 8305 says 250 ms).
 pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are dialled at the most.

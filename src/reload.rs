@@ -3,8 +3,10 @@
 //! One plain thread. An event is only a hint to look; a look reads the file and compares its content, never a
 //! timestamp, and happens every [`limits::CONFIG_POLL`] anyway. What replaced the file in one step is judged at once,
 //! what was written in place after two equal reads. Judging builds a whole new table, then stores it: a file that is no
-//! good changes nothing. The thread touches no connection.
+//! good changes nothing. The files that the configuration names are looked at by the same thread, see `attached.rs`.
+//! The thread touches no connection.
 
+mod attached;
 mod status;
 mod watch;
 
@@ -19,9 +21,10 @@ use arc_swap::ArcSwap;
 
 pub use status::{Outcome, ReloadEvent, ReloadState, ReloadStatus};
 
-use crate::config::{self, Problem, Source, Warning};
+use crate::config::{self, Contents, Problem, Source, Warning};
 use crate::limits;
 use crate::routing::table::{Fixed, RoutingTable};
+use attached::Attached;
 use watch::{Bell, Watch};
 
 /// Where the reloader looks environment variables up.
@@ -93,6 +96,7 @@ pub fn spawn(
         on_applied,
         bell,
         pending: None,
+        attached: Attached::default(),
         warnings: Vec::new(),
     };
     start(reloader, wake)
@@ -141,6 +145,8 @@ struct Reloader {
     /// Where the path last led.
     resolved: Option<PathBuf>,
     pending: Option<Pending>,
+    /// What the files that the configuration names were last seen to hold.
+    attached: Attached,
     /// Warnings of the last good file, so that each is logged once.
     warnings: Vec<Warning>,
 }
@@ -163,8 +169,8 @@ impl Reloader {
                 return;
             }
             let kicked = self.bell.take_kicked();
-            let settles = match catch_unwind(AssertUnwindSafe(|| self.look(kicked))) {
-                Ok(settles) => settles,
+            let settles = match catch_unwind(AssertUnwindSafe(|| (self.look(kicked), self.look_at_attached()))) {
+                Ok((file, attached)) => file.into_iter().chain(attached).min(),
                 Err(_) => {
                     tracing::error!("looking at the configuration panicked, the old one serves on");
                     self.pending = None;
@@ -235,6 +241,13 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(problems) => return Reload::Rejected(problems),
         };
+        let contents = Contents::read(&table);
+        let stale = match config::attach(&mut table, &contents, Some(&serving), &name) {
+            Ok(stale) => stale,
+            Err(problems) => return Reload::Rejected(problems),
+        };
+        self.attached.judged(contents);
+        self.status.attached(stale);
         let needs_restart = changed_keys(&serving.fixed, &table.fixed);
         table.fixed = serving.fixed.clone();
         for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {

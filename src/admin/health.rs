@@ -67,13 +67,16 @@ pub fn readiness(admin: &Admin, table: &RoutingTable) -> Readiness {
     for problem in reloads.problems {
         add("config_refused", problem);
     }
+    for line in reloads.stale {
+        add("key_file_refused", line);
+    }
     for key in reloads.needs_restart {
         add("config_needs_restart", format!("{key} has changed in the file: it applies after a restart"));
     }
     for warning in config::environment_warnings(table) {
         add("config_warning", warning.to_string());
     }
-    match admin.gateway.circuit.state(Instant::now()) {
+    match admin.gateway.circuit.state(&table.workers.backend.url, Instant::now()) {
         CircuitState::Closed => {}
         state @ (CircuitState::Open | CircuitState::HalfOpen) => {
             add("circuit_open", format!("workers fail: their circuit is {}, new starts go to legacy", state.as_str()));

@@ -24,6 +24,7 @@ use crate::gateway::core::Gateway;
 use crate::limits;
 use crate::names::BackendName;
 use crate::reload::{Outcome, ReloadStatus};
+use crate::routing::table::RoutingTable;
 use crate::server::Stage;
 
 /// What the admin port shows.
@@ -84,7 +85,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             let readiness = health::readiness(admin, &table);
             respond(readiness.status(), "application/json", readiness.json(access == Access::Full))
         }
-        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(admin)),
+        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(admin, &table)),
         "/" => page("text/html; charset=utf-8", include_str!("dashboard/index.html")),
         "/dashboard.css" => page("text/css; charset=utf-8", include_str!("dashboard/dashboard.css")),
         "/dashboard.js" => page("text/javascript; charset=utf-8", include_str!("dashboard/dashboard.js")),
@@ -111,9 +112,9 @@ fn page(content_type: &'static str, text: &'static str) -> Response<Full<Bytes>>
     answer
 }
 
-fn metrics(admin: &Admin) -> String {
+fn metrics(admin: &Admin, table: &RoutingTable) -> String {
     let gateway = &admin.gateway;
-    let circuit = gateway.circuit.state(Instant::now()).number();
+    let circuit = gateway.circuit.state(&table.workers.backend.url, Instant::now()).number();
     gateway.metrics.circuit_state.with_label_values(&[BackendName::Workers.as_str()]).set(circuit);
     let reloads = admin.reload.get();
     for outcome in Outcome::ALL {

@@ -5,10 +5,11 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -17,7 +18,9 @@ use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
+use crate::backends::credential;
 use crate::backends::dial::{DialError, Dialer};
+use crate::backends::resolve::Name;
 use crate::http::body::{Gate, Upload, UploadError};
 use crate::http::socket::Peek;
 use crate::limits;
@@ -95,6 +98,10 @@ pub struct Client {
 #[derive(Debug, Default)]
 struct Pool {
     url: Option<BaseUrl>,
+    /// The address's name, if it has one: connections to where it no longer leads are not used again.
+    name: Option<Arc<Name>>,
+    /// The number of the name's set of addresses that the idle connections were compared with.
+    compared: u64,
     idle: VecDeque<Idle>,
     /// Until then a request that cannot be repeated gets a connection of its own: this backend was seen to close
     /// connections soon after an answer, and a close that is on its way cannot be seen.
@@ -111,6 +118,7 @@ struct Idle {
 struct Connection {
     sender: SendRequest<Upload>,
     peek: Peek,
+    peer: Option<IpAddr>,
     url: BaseUrl,
 }
 
@@ -135,7 +143,8 @@ impl Lease {
         }
         let Some(connection) = self.connection.take() else { return };
         let mut pool = self.pool.borrow_mut();
-        if pool.url.as_ref() == Some(&connection.url) && pool.idle.len() < limits::POOL_IDLE {
+        let is_here = pool.url.as_ref() == Some(&connection.url) && pool.leads_to(&connection);
+        if is_here && pool.idle.len() < limits::POOL_IDLE {
             pool.idle.push_back(Idle { connection, since: Instant::now() });
         }
     }
@@ -171,9 +180,13 @@ impl Client {
         &self,
         name: BackendName,
         backend: &Backend,
-        request: Request<Upload>,
+        mut request: Request<Upload>,
         head_limit: Duration,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
+        if name == BackendName::Workers {
+            // Here and nowhere else, so that no way to workers can forget it.
+            credential::present(&mut request, backend.credential.as_ref(), SystemTime::now());
+        }
         let moved = request.body().moved();
         let mut deadline = Instant::now() + head_limit;
         let mut sent = pin!(self.send_unbounded(name, backend, request));
@@ -197,7 +210,7 @@ impl Client {
         let repeat = Repeat::for_request(request.method(), request.body());
         let mut spare = (repeat == Repeat::Safe).then(|| copy_head(&request));
         let pool = self.pool(name);
-        let mut pooled = checkout(pool, backend, repeat);
+        let mut pooled = self.checkout(pool, backend, repeat);
         // At most three rounds: handed back by the pool's connection, broken once, and the last.
         loop {
             let was_pooled = pooled.is_some();
@@ -229,6 +242,7 @@ impl Client {
     async fn connect(&self, backend: &Backend) -> Result<Connection, SendError> {
         let socket = self.dialer.dial(&backend.url, backend.connect_timeout).await?;
         let peek = socket.peek_handle();
+        let peer = peek.peer();
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
             .max_headers(limits::ANSWER_HEADERS)
@@ -240,7 +254,7 @@ impl Client {
             // Its error reaches whoever waits for the answer or reads its body.
             let _ = driver.with_upgrades().await;
         });
-        Ok(Connection { sender, peek, url: backend.url.clone() })
+        Ok(Connection { sender, peek, peer, url: backend.url.clone() })
     }
 
     /// Closes connections that were idle for too long; called every second or so by the thread's keeper.
@@ -249,6 +263,9 @@ impl Client {
             let mut pool = pool.borrow_mut();
             if pool.url.as_ref() != Some(&backend.url) {
                 pool.idle.clear();
+            }
+            if !pool.idle.is_empty() {
+                pool.follow_name();
             }
             while pool.idle.front().is_some_and(|idle| idle.since.elapsed() >= backend.idle_timeout) {
                 pool.idle.pop_front();
@@ -264,39 +281,61 @@ impl Client {
             }
         }
     }
-}
 
-/// Takes the connection that was used last; for a request that cannot be repeated the kernel is asked
-/// whether the backend has closed it meanwhile.
-fn checkout(pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<Connection> {
-    let mut pool = pool.borrow_mut();
-    if pool.url.as_ref() != Some(&backend.url) {
-        pool.url = Some(backend.url.clone());
-        pool.idle.clear();
-    }
-    let now = Instant::now();
-    if repeat == Repeat::Never && pool.distrusted_until.is_some_and(|until| now < until) {
-        return None;
-    }
-    while let Some(Idle { connection, since }) = pool.idle.pop_back() {
-        if now.duration_since(since) >= backend.idle_timeout {
+    /// Takes the connection that was used last, and sees to what the pool is about.
+    fn checkout(&self, pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<Connection> {
+        let mut pool = pool.borrow_mut();
+        if pool.url.as_ref() != Some(&backend.url) {
+            pool.url = Some(backend.url.clone());
+            pool.name = self.dialer.name(&backend.url);
             pool.idle.clear();
-            return None;
         }
-        if connection.sender.is_ready() && (repeat == Repeat::Safe || connection.peek.is_quiet()) {
-            return Some(connection);
-        }
-        if now.duration_since(since) < limits::EARLY_CLOSE {
-            pool.distrust();
-            if repeat == Repeat::Never {
-                return None;
-            }
-        }
+        pool.follow_name();
+        pool.take(backend, repeat)
     }
-    None
 }
 
 impl Pool {
+    /// Takes the connection that was used last; for a request that cannot be repeated the kernel is asked
+    /// whether the backend has closed it meanwhile.
+    fn take(&mut self, backend: &Backend, repeat: Repeat) -> Option<Connection> {
+        let now = Instant::now();
+        if repeat == Repeat::Never && self.distrusted_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        while let Some(Idle { connection, since }) = self.idle.pop_back() {
+            if now.duration_since(since) >= backend.idle_timeout {
+                self.idle.clear();
+                return None;
+            }
+            if connection.sender.is_ready() && (repeat == Repeat::Safe || connection.peek.is_quiet()) {
+                return Some(connection);
+            }
+            if now.duration_since(since) < limits::EARLY_CLOSE {
+                self.distrust();
+                if repeat == Repeat::Never {
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Has the name looked up again if it is time, and closes connections to addresses that it has no more.
+    fn follow_name(&mut self) {
+        let Pool { name: Some(name), compared, idle, .. } = self else { return };
+        name.touch(Instant::now().into_std());
+        let changes = name.changes();
+        if *compared != changes {
+            *compared = changes;
+            idle.retain(|idle| idle.connection.peer.is_some_and(|peer| name.has(peer)));
+        }
+    }
+
+    fn leads_to(&self, connection: &Connection) -> bool {
+        self.name.as_ref().is_none_or(|name| connection.peer.is_some_and(|peer| name.has(peer)))
+    }
+
     fn distrust(&mut self) {
         self.distrusted_until = Some(Instant::now() + limits::DISTRUST);
     }

@@ -3,16 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use crate::backends::resolve::{Name, Resolver};
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::routing::table::BaseUrl;
@@ -34,10 +35,11 @@ pub enum DialError {
     Tls(#[source] io::Error),
 }
 
-/// What is needed to dial: the TLS settings towards backends.
+/// What is needed to dial: backends' names and the TLS settings towards them.
 #[derive(Clone)]
 pub struct Dialer {
     tls: TlsConnector,
+    resolver: Arc<Resolver>,
 }
 
 impl std::fmt::Debug for Dialer {
@@ -73,7 +75,12 @@ impl Dialer {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Dialer { tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Dialer { tls: TlsConnector::from(Arc::new(config)), resolver: Arc::new(Resolver::start()) })
+    }
+
+    /// Returns a backend's name; `None` if it is given by its address.
+    pub fn name(&self, of: &BaseUrl) -> Option<Arc<Name>> {
+        self.resolver.name(&of.host)
     }
 
     /// Connects to a backend within `limit`.
@@ -88,11 +95,11 @@ impl Dialer {
     }
 
     async fn dial_unbounded(&self, to: &BaseUrl) -> Result<Socket, DialError> {
-        let addresses: Vec<SocketAddr> = match to.host.parse() {
-            Ok(ip) => vec![SocketAddr::new(ip, to.port)],
-            Err(_) => {
-                let found = lookup_host((to.host.as_str(), to.port)).await.map_err(DialError::Dns)?;
-                interleave(found.collect())
+        let addresses: Vec<SocketAddr> = match self.name(to) {
+            None => to.host.parse().map(|ip| SocketAddr::new(ip, to.port)).into_iter().collect(),
+            Some(name) => {
+                let found = name.resolve(Instant::now()).await.map_err(DialError::Dns)?;
+                interleave(found.iter().map(|address| with_port(*address, to.port)).collect())
             }
         };
         let tcp = Tcp::new(first_to_connect(&addresses).await?);
@@ -104,6 +111,11 @@ impl Dialer {
         let stream = self.tls.connect(name, tcp).await.map_err(DialError::Tls)?;
         Ok(Socket::Tls(Box::new(TlsStream::Client(stream))))
     }
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 /// Puts IPv6 and IPv4 in turn, first family first (RFC 8305, section 4), at most `limits::DIAL_ADDRESSES`.

@@ -8,7 +8,7 @@ use super::{load, write_out};
 use crate::config::{Warning, environment_warnings, mount_warning};
 use crate::names::BackendName;
 use crate::routing::decide::decide;
-use crate::routing::table::{BaseUrl, InputKey, RoutingTable, Trusted};
+use crate::routing::table::{BaseUrl, Credential, Identity, InputKey, RoutingTable, Trusted};
 
 /// Prints what the file means (exit code 0), or every problem it has (exit code 64).
 pub fn run(path: &Path) -> ExitCode {
@@ -88,15 +88,37 @@ fn users(table: &RoutingTable) -> String {
             format!("  Requests without a user are user `{user}`: {kinds}.\n")
         }
     };
-    let header = &table.identity.header;
-    text += &match &table.identity.trusted {
-        Trusted::Any => format!("  The user is what {header} says, whoever sends it.\n"),
+    text + &identity(&table.identity)
+}
+
+/// Says who a user is, in the order it is read.
+fn identity(identity: &Identity) -> String {
+    let mut ways = Vec::new();
+    if let Some(jwt) = &identity.jwt {
+        let keys = if jwt.keys.count() == 1 { "key" } else { "keys" };
+        let (header, claim, file) = (&jwt.header, &jwt.claim, jwt.file.display());
+        ways.push(format!("the claim {claim} of the token in {header} ({} {keys} in {file})", jwt.keys.count()));
+    }
+    if let Some(cookie) = &identity.cookie {
+        ways.push(format!("the cookie {cookie}"));
+    }
+    let header = &identity.header;
+    let removed = match &identity.trusted {
+        Trusted::Any => {
+            ways.push(format!("what {header} says, whoever sends it"));
+            String::new()
+        }
+        Trusted::Networks(networks) if networks.is_empty() => format!("  {header} from clients is removed.\n"),
         Trusted::Networks(networks) => {
             let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
-            format!("  The user is what {header} says, when it comes from {}.\n", networks.join(", "))
+            ways.push(format!("what {header} says, when it comes from {}", networks.join(", ")));
+            String::new()
         }
     };
-    text
+    if ways.is_empty() {
+        ways.push("never known".to_owned());
+    }
+    format!("  The user is {}.\n{removed}", ways.join(", else "))
 }
 
 fn backends(table: &RoutingTable) -> String {
@@ -110,7 +132,24 @@ fn backends(table: &RoutingTable) -> String {
         shown(&workers.backend.url),
         shown(&workers.websocket_base).replacen("http", "ws", 1),
         table.circuit.consecutive,
-    )
+    ) + &workers.backend.credential.as_ref().map(credential).unwrap_or_default()
+}
+
+/// Says how the gateway proves itself, without a word of the proof.
+fn credential(credential: &Credential) -> String {
+    let hmac = credential.hmac.as_ref();
+    let key = hmac.and_then(|hmac| hmac.key_id.as_ref()).map(|id| format!(" (key {id})")).unwrap_or_default();
+    let ways = [
+        credential.bearer.as_ref().map(|_| "a bearer token".to_owned()),
+        credential.access.as_ref().map(|_| "a service token of Cloudflare Access".to_owned()),
+        hmac.map(|_| format!("a signature{key}")),
+    ];
+    let ways: Vec<String> = ways.into_iter().flatten().collect();
+    let mut text = format!("  The gateway shows workers {}.\n", ways.join(" and "));
+    if credential.access.is_some() {
+        text += "  RunPod has no service token: Cloudflare Access must let /api/jobs/*/do and /api/runpod/callback/* pass.\n";
+    }
+    text
 }
 
 fn shown(url: &BaseUrl) -> String {
@@ -149,5 +188,26 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
+    }
+
+    #[test]
+    fn who_a_user_is_and_who_the_gateway_is_are_said() {
+        let text = "[backends.legacy]\nurl = \"http://l\"\n[backends.workers]\nurl = \"https://w\"\n\
+            credential = { hmac = \"${S}\", key_id = \"1\", access_client_id = \"${S}\", access_client_secret = \"${S}\" }\n\
+            [identity]\ncookie = \"uid\"\njwt = { keys = \"k\" }\n";
+        let source = Source { bytes: text.as_bytes(), name: "f", base_dir: Path::new("/") };
+        let env = |name: &str| (name == "S").then(|| "hunter2".repeat(5));
+        let (table, warnings) = load(&source, &env).expect("it is good");
+        let text = summary(Path::new("f"), &table, &warnings);
+        for expected in [
+            "  The user is the claim sub of the token in authorization (0 keys in /k), else the cookie uid.\n",
+            "  x-user-id from clients is removed.\n",
+            "  The gateway shows workers a service token of Cloudflare Access and a signature (key 1).\n",
+            "/api/runpod/callback/* pass.\n",
+            "set websocket = \"gateway\"",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+        assert!(!text.contains("hunter2"));
     }
 }

@@ -8,13 +8,15 @@ use super::file::File;
 use super::problem::Mistake;
 
 /// Sections whose keys are looked through for a key that stands in the wrong one.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 14] = [
     "server",
     "admin",
     "backends.legacy",
     "backends.workers",
+    "backends.workers.credential",
     "circuit",
     "identity",
+    "identity.jwt",
     "rollout",
     "exports.overlay",
     "exports.overlay.input_key",
@@ -52,6 +54,7 @@ pub(crate) fn for_value(message: &str, key: &str) -> Mistake {
     if let Some(rest) = message.strip_prefix("invalid type: ") {
         let (found, expected) = rest.split_once(", expected ").unwrap_or((rest, "something else"));
         let found = match found {
+            _ if super::problem::is_secret(key) => String::new(),
             "map" => "a section".to_owned(),
             "sequence" => "a list".to_owned(),
             other => {
@@ -64,7 +67,7 @@ pub(crate) fn for_value(message: &str, key: &str) -> Mistake {
             expected => expected,
         };
         let found = found.strip_prefix("string ").unwrap_or(&found);
-        return Mistake::new(format!("{found} is not {expected}"), "");
+        return Mistake::new(format!("{found} is not {expected}").trim_start(), "");
     }
     match message.split_once('\n') {
         Some((message, advice)) => Mistake::new(message, advice),

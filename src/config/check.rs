@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 
+use super::credential::check_credential;
 use super::file::{CircuitFile, CorsFile, File, LegacyFile, LimitsFile};
 use super::input_key::check_exports;
 use super::problem::{Mistake, Origin, Problem, Warning};
@@ -57,6 +58,12 @@ impl Checker<'_> {
     /// Says whether the file has this key.
     pub(crate) fn has(&self, path: &[&str]) -> bool {
         self.tree.locate(path).is_some()
+    }
+
+    /// Says whether the value at `path` stands in the file itself: no part of it comes from the environment.
+    pub(crate) fn is_literal(&self, path: &[&str]) -> bool {
+        let written = self.tree.locate(path).and_then(|(_, value)| self.origin.text.get(value));
+        written.is_some_and(|text| !text.contains("${") || text.contains("$${"))
     }
 
     /// Says whether the value at `path` is already known to be wrong.
@@ -213,6 +220,7 @@ fn check_legacy(checker: &mut Checker<'_>, file: &LegacyFile) -> Option<Backend>
         status_timeout: file.status_timeout.0,
         answer_timeout: file.answer_timeout.0,
         idle_timeout: file.idle_timeout.0,
+        credential: None,
     })
 }
 
@@ -235,6 +243,7 @@ fn check_workers(checker: &mut Checker<'_>, file: &File) -> Option<Workers> {
             "add public_url = \"https://…\" to [server]: the address browsers know this gateway by",
         );
     }
+    let credential = workers.credential.as_ref().map(|file| check_credential(checker, file, workers));
     let url = url?;
     let public = workers.public_url.as_ref().map(|url| url.0.clone());
     let websocket_base = if through_gateway { own } else { public }.unwrap_or_else(|| url.clone());
@@ -252,17 +261,25 @@ fn check_workers(checker: &mut Checker<'_>, file: &File) -> Option<Workers> {
             // Nothing passes through to workers but WebSocket handshakes: they are answered as soon as a poll is.
             answer_timeout: workers.status_timeout.0,
             idle_timeout: workers.idle_timeout.0,
+            credential,
         },
     })
 }
 
 /// Headers that the gateway writes itself or that belong to one connection: they can be neither forwarded nor an identity.
-pub(crate) const OWN_HEADERS: [&str; 22] = [
+pub(crate) const OWN_HEADERS: [&str; 28] = [
+    "cf-access-client-id",
+    "cf-access-client-secret",
+    "cloudflare-workers-version-key",
+    "cloudflare-workers-version-overrides",
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
     "expect",
+    "export-gateway-key-id",
+    "export-gateway-signature",
+    "export-gateway-time",
     "forwarded",
     "host",
     "idempotency-key",
@@ -279,7 +296,6 @@ pub(crate) const OWN_HEADERS: [&str; 22] = [
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-request-id",
-    "cloudflare-workers-version-key",
 ];
 
 fn check_forwarded(checker: &mut Checker<'_>, names: &[Written<HeaderName>], identity: &HeaderName) -> Vec<HeaderName> {

@@ -10,8 +10,12 @@ use http::header::HeaderName;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+mod proofs;
+
+pub(crate) use proofs::{CredentialFile, JwtFile, SecretFile};
+
 use super::store::Store;
-use super::texts::{Declined, Line, Origin, Text, User, WebSocket};
+use super::texts::{CookieName, Declined, Line, Origin, Text, User, WebSocket};
 use super::values::{Fraction, Size, TrustedPeers, Unsupported, Written};
 use crate::routing::table::{BaseUrl, Secret, Share};
 
@@ -164,6 +168,8 @@ pub(crate) struct WorkersFile {
     pub(crate) idempotent: Written<bool>,
     /// Client headers workers get beside the fixed ones.
     pub(crate) forward_headers: Vec<Written<HeaderName>>,
+    /// How the gateway proves who it is.
+    pub(crate) credential: Option<CredentialFile>,
 }
 
 impl Default for WorkersFile {
@@ -181,6 +187,7 @@ impl Default for WorkersFile {
             declined: [404, 405, 429, 503].map(|status| Written(Declined(status))).into(),
             idempotent: Written(false),
             forward_headers: Vec::new(),
+            credential: None,
         }
     }
 }
@@ -229,10 +236,10 @@ pub(crate) struct IdentityFile {
     pub(crate) default: Option<Written<User>>,
     /// Who may set the header: `"any"` or networks.
     pub(crate) trusted: TrustedPeers,
-    /// Not in this version.
-    pub(crate) cookie: Option<Unsupported>,
-    /// Not in this version.
-    pub(crate) jwt: Option<Unsupported>,
+    /// The cookie that names the user; comes before the header.
+    pub(crate) cookie: Option<Written<CookieName>>,
+    /// The token that names the user; comes before the cookie.
+    pub(crate) jwt: Option<JwtFile>,
 }
 
 impl Default for IdentityFile {

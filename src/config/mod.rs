@@ -4,10 +4,12 @@
 //! text → tree (spans) → ${NAME} filled in → structs of the file → checked → RoutingTable
 //! ```
 //! Loading is pure: the environment is a function, the folder is given, no clock is read. What needs the disk is in
-//! `read.rs` and `environment.rs`.
+//! `read.rs`, `attached.rs` and `environment.rs`.
 
 mod advice;
+mod attached;
 mod check;
+mod credential;
 mod env;
 mod environment;
 mod file;
@@ -25,6 +27,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use attached::{Contents, attach};
 pub use env::Env;
 pub use environment::{environment_warnings, mount_warning};
 pub use problem::{Excerpt, Problem, Warning};

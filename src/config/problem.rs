@@ -92,11 +92,15 @@ impl Origin<'_> {
         }
     }
 
+    /// Says whether the line of a span may hold a secret.
+    pub(crate) fn may_hold_secret(&self, span: &Range<usize>) -> bool {
+        may_hold_secret(Place::of(self.text, span.clone()).line_text)
+    }
+
     /// Makes a problem of a span of bytes.
     pub(crate) fn at(&self, span: Range<usize>, key: &str, mistake: Mistake) -> Problem {
         let place = Place::of(self.text, span);
-        let of_key = key.ends_with("token") || key == "jobs.store";
-        let secret = of_key || ["token", "password", "@"].iter().any(|mark| place.line_text.contains(mark));
+        let secret = is_secret(key) || key == "jobs.store" || may_hold_secret(place.line_text);
         Problem {
             line: place.line,
             column: place.start + 1,
@@ -104,6 +108,17 @@ impl Origin<'_> {
             ..self.nowhere(key, mistake)
         }
     }
+}
+
+/// Says whether the value of a key must not be shown.
+pub(crate) fn is_secret(key: &str) -> bool {
+    key.ends_with("token") || key.starts_with("backends.workers.credential")
+}
+
+/// Says whether a line of the file may hold a secret, whatever is wrong with it.
+pub(crate) fn may_hold_secret(line: &str) -> bool {
+    const WORDS: [&str; 7] = ["token", "secret", "bearer", "hmac", "credential", "password", "@"];
+    WORDS.iter().any(|word| line.contains(word))
 }
 
 /// A span as line, characters before it and characters of it.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::env::Env;
 use super::problem::{Mistake, Origin, Problem, Warning};
-use super::{Source, load};
+use super::{Contents, Source, attach, load};
 use crate::limits;
 use crate::routing::table::RoutingTable;
 
@@ -35,7 +35,7 @@ pub fn base_dir(path: &Path) -> io::Result<PathBuf> {
     Ok(absolute.parent().unwrap_or(Path::new("/")).to_path_buf())
 }
 
-/// Reads and compiles the file at `path`.
+/// Reads and compiles the file at `path`, with the files that it names.
 ///
 /// # Errors
 /// All problems that the file has, or the one that kept it from being read.
@@ -44,7 +44,10 @@ pub fn load_file(path: &Path, env: Env<'_>) -> Result<(RoutingTable, Vec<Warning
     let unreadable = |error: io::Error| vec![unreadable(&name, &error)];
     let base_dir = base_dir(path).map_err(unreadable)?;
     let (bytes, _) = read(path).map_err(unreadable)?;
-    load(&Source { bytes: &bytes, name: &name, base_dir: &base_dir }, env)
+    let (mut table, warnings) = load(&Source { bytes: &bytes, name: &name, base_dir: &base_dir }, env)?;
+    let contents = Contents::read(&table);
+    attach(&mut table, &contents, None, &name)?;
+    Ok((table, warnings))
 }
 
 /// Describes a file that cannot be read.

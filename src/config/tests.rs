@@ -9,6 +9,8 @@ use super::*;
 use crate::names::{BackendName, UserId};
 use crate::routing::table::{InputKey, Trusted};
 
+mod proofs;
+
 const SHIPPED: &str = include_str!("../../gateway.toml");
 const URLS: &str = "[backends.legacy]\nurl = \"http://l:8000\"\n[backends.workers]\nurl = \"https://w\"\n";
 
@@ -147,8 +149,28 @@ fn no_secret_is_shown() {
 /// What stands after the two addresses, and what is said of it.
 const MISTAKES: &[(&str, &str)] = &[
     ("[server]\ntls = { certificate = \"c\", key = \"k\" }\n", "6: server.tls: is not supported by this version"),
-    ("[identity.jwt]\nheader = \"Authorization\"\n", "5: identity.jwt: is not supported by this version"),
-    ("[identity]\ncookie = \"uid\"\n", "6: identity.cookie: is not supported by this version"),
+    ("[identity.jwt]\nheader = \"Authorization\"\n", "5: identity.jwt.keys: is missing (add keys = \"jwks.json\""),
+    ("[identity.jwt]\nkeys = \"k\"\nheader = \"Cookie\"\n", "7: identity.jwt.header: cookie cannot carry a token"),
+    (
+        "[identity.jwt]\nkeys = \"k\"\nheader = \"X-User-Id\"\n",
+        "7: identity.jwt.header: x-user-id is identity.header too",
+    ),
+    ("[identity]\ncookie = \"u id\"\n", "6: identity.cookie: \"u id\" is not the name of a cookie"),
+    ("[identity]\ncookie = \"uid\"\ntrusted = \"any\"\n", "7: identity.trusted: is \"any\" beside a cookie or a jwt"),
+    ("[backends.workers.credential]\n", "5: backends.workers.credential: says no way to prove anything"),
+    ("credential = \"x\"\n", "5: backends.workers.credential: is not a section of keys"),
+    ("credential = { access_client_id = \"${DIGITS}\" }\n", "credential.access_client_id: needs access_client_secret"),
+    ("credential = { bearer = \"${DIGITS}\", key_id = \"1\" }\n", "credential.key_id: belongs to hmac"),
+    ("credential = { bearer = \"${NO_SECRET:-}\" }\n", "5: backends.workers.credential.bearer: is empty"),
+    ("credential = { hmac = { path = \"x\" } }\n", "credential.hmac: is not a text such as"),
+    (
+        "forward_headers = [\"authorization\"]\ncredential = { bearer = \"${DIGITS}\" }\n",
+        "5: backends.workers.forward_headers: has Authorization, which bearer sets",
+    ),
+    (
+        "forward_headers = [\"CF-Access-Client-Secret\"]\n",
+        "cf-access-client-secret is a header the gateway writes itself",
+    ),
     ("[jobs]\nstore = \"mysql://h:6379\"\n", "6: jobs.store: has a scheme that is no store's (write a file such as"),
     ("[jobs]\nwait_replicas = 1\n", "6: jobs.wait_replicas: is for a store on Redis, and this one is a file"),
     ("[jobs]\nstore = \"redis://h\"\nwait_replicas = 17\n", "7: jobs.wait_replicas: is more than any Redis has"),

@@ -61,6 +61,7 @@ impl Value for HeaderName {
 
 impl Value for Secret {
     const EXPECTED: &'static str = "a text such as \"${ADMIN_TOKEN}\"";
+    const SECRET: bool = true;
 
     fn parse(text: &str) -> Result<Secret, Mistake> {
         if text.len() <= 4_096 && text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -86,6 +87,25 @@ impl Value for User {
         let id = UserId::from_text(text)
             .ok_or_else(|| Mistake::new(format!("{} has nothing left of a user id", shown(text)), advice))?;
         Ok(User { written: text.to_owned(), id })
+    }
+}
+
+/// The name of a cookie (RFC 6265, section 4.1.1).
+#[derive(Debug, Clone)]
+pub(crate) struct CookieName(pub(crate) String);
+
+impl Value for CookieName {
+    const EXPECTED: &'static str = "the name of a cookie such as \"uid\"";
+
+    fn parse(text: &str) -> Result<CookieName, Mistake> {
+        // The same characters as a header's name, but case counts.
+        match text.parse::<HeaderName>() {
+            Ok(_) => Ok(CookieName(text.to_owned())),
+            Err(_) => Err(Mistake::new(
+                format!("{} is not the name of a cookie", shown(text)),
+                "use letters, digits, _ and -",
+            )),
+        }
     }
 }
 

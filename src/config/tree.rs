@@ -43,6 +43,7 @@ impl<'t> Tree<'t> {
         for error in errors.iter().take(limits::CONFIG_PROBLEMS) {
             let span = error.span().unwrap_or(0..0);
             let stopped_at = origin.text.get(span.clone()).unwrap_or_default();
+            let stopped_at = if origin.may_hold_secret(&span) { "" } else { stopped_at };
             problems.push(origin.at(span, "", advice::for_syntax(error.message(), stopped_at)));
         }
         Some(Tree { root, unfilled: Vec::new() })

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::check::{Checker, OWN_HEADERS, entry};
-use super::file::{IdentityFile, RolloutFile};
-use super::texts::User;
-use super::values::{TrustedPeers, shown};
+use http::header::{self, HeaderName};
+
+use super::check::{Checker, OWN_HEADERS, entry, join};
+use super::file::{IdentityFile, JwtFile, RolloutFile};
+use super::texts::{Line, User};
+use super::values::{TrustedPeers, Written, shown};
 use crate::names::{BackendName, UserId};
 use crate::routing::table::{Identity, Rollout, Trusted};
+use crate::routing::token::{Jwt, Keys};
 
 pub(crate) fn check_identity(checker: &mut Checker<'_>, file: &IdentityFile) -> Identity {
     let header = file.header.0.clone();
@@ -29,14 +32,59 @@ pub(crate) fn check_identity(checker: &mut Checker<'_>, file: &IdentityFile) -> 
         );
         checker.warn(&["identity", "default"], message);
     }
+    let cookie = file.cookie.as_ref().map(|name| name.0.0.clone());
+    let jwt = file.jwt.as_ref().and_then(|jwt| check_jwt(checker, jwt, &header));
+    let proven = checker.has(&["identity", "cookie"]) || checker.has(&["identity", "jwt"]);
     let trusted = match &file.trusted {
+        TrustedPeers::Any if proven => {
+            if checker.has(&["identity", "trusted"]) {
+                let advice =
+                    "with cookie or jwt anybody could be anybody by leaving them out: list networks, or leave it out";
+                checker.problem(&["identity", "trusted"], "is \"any\" beside a cookie or a jwt", advice);
+            }
+            Trusted::Networks(Vec::new())
+        }
         TrustedPeers::Any => Trusted::Any,
         TrustedPeers::Networks(networks) => Trusted::Networks(networks.iter().map(|net| net.0).collect()),
     };
-    if matches!(&trusted, Trusted::Networks(networks) if networks.is_empty()) {
+    if !proven && matches!(&trusted, Trusted::Networks(networks) if networks.is_empty()) {
         checker.warn(&["identity", "trusted"], "is empty: nobody may say who a user is, every request is anonymous");
     }
-    Identity { header, default, trusted }
+    Identity { header, default, trusted, cookie, jwt }
+}
+
+fn check_jwt(checker: &mut Checker<'_>, file: &JwtFile, identity: &HeaderName) -> Option<Jwt> {
+    let path = |key| ["identity", "jwt", key];
+    let header = file.header.0.clone();
+    if header != header::AUTHORIZATION && OWN_HEADERS.contains(&header.as_str()) || header == header::COOKIE {
+        checker.problem(&path("header"), format!("{header} cannot carry a token"), "write \"Authorization\"");
+    } else if header == identity {
+        let advice = "backends get the user in identity.header: the token needs a header of its own";
+        checker.problem(&path("header"), format!("{header} is identity.header too"), advice);
+    }
+    if file.keys.is_none() && !checker.has(&path("keys")) {
+        let advice = "add keys = \"jwks.json\": a JWKS, a PEM file with public keys, or a file with the HMAC secret";
+        checker.problem(&path("keys"), "is missing", advice);
+    }
+    let text = |line: &Option<Written<Line>>| line.as_ref().map(|line| line.0.0.clone());
+    let (issuer, audience) = (text(&file.issuer), text(&file.audience));
+    if issuer.is_none() && !checker.has(&path("issuer")) {
+        checker.warn(
+            &path("issuer"),
+            "is not set: any token that its keys have signed is taken, whoever it was meant for",
+        );
+    }
+    if audience.is_none() && !checker.has(&path("audience")) {
+        checker.warn(&path("audience"), "is not set: tokens that name an audience are refused");
+    }
+    Some(Jwt {
+        header,
+        claim: file.claim.0.0.clone(),
+        issuer,
+        audience,
+        file: join(checker.base_dir, &file.keys.as_ref()?.0.0),
+        keys: Keys::default(),
+    })
 }
 
 /// Warns when legacy, and so the gateway, reads a user id differently from how it is written.

@@ -21,6 +21,8 @@ pub(crate) trait Value: Sized {
     const EXPECTED: &'static str;
     /// Whether it is a number or a boolean, so that it may stand without quotes.
     const BARE: bool = false;
+    /// Whether no message may show it.
+    const SECRET: bool = false;
     /// Reads the text.
     fn parse(text: &str) -> Result<Self, Mistake>;
 }
@@ -38,7 +40,8 @@ impl<T: Value> ValueVisitor<T> {
         if T::BARE {
             return T::parse(text).map(Written).map_err(|mistake| E::custom(mistake.unquoted(text)));
         }
-        Err(E::custom(Mistake::new(format!("{text} is not {}", T::EXPECTED), "")))
+        let shown = if T::SECRET { "" } else { text };
+        Err(E::custom(Mistake::new(format!("{shown} is not {}", T::EXPECTED).trim_start(), "")))
     }
 }
 

@@ -11,7 +11,7 @@ use hyper::ext::on_informational;
 
 use crate::gateway::core::{Core, Peer, is_in};
 use crate::http::body::{ClientBody, Gate, Upload};
-use crate::http::headers::{self, Head, Sender, X_REQUEST_ID};
+use crate::http::headers::{self, Head, Sender, X_REQUEST_ID, X_USER_ID};
 use crate::http::refusal::Refusal;
 use crate::limits;
 use crate::names::UserId;
@@ -59,7 +59,12 @@ impl Call {
     ) -> Result<Call, Refusal> {
         let head = headers::check(request, &table.limits)?;
         let identity = &table.identity;
-        if headers::is_nominated(request.headers(), &identity.header) {
+        let token_header = identity.jwt.as_ref().map(|jwt| &jwt.header);
+        if [Some(&identity.header), token_header]
+            .into_iter()
+            .flatten()
+            .any(|name| headers::is_nominated(request.headers(), name))
+        {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
         if head.chunked && headers::is_trailer(request.headers(), &identity.header) {
@@ -69,8 +74,10 @@ impl Call {
             Trusted::Any => true,
             Trusted::Networks(networks) => is_in(networks, peer.address),
         };
-        let identified =
-            identity::identify(request.headers(), may_identify, identity).map_err(|_| Refusal::BadIdentity)?;
+        let identified = identity::identify(request.headers(), may_identify, identity).map_err(|bad| {
+            record.error = Some(bad.to_string());
+            Refusal::BadIdentity
+        })?;
         record.user.clone_from(&identified.user);
         Ok(Call {
             head,
@@ -84,6 +91,17 @@ impl Call {
     /// Returns who asks, the default user included.
     pub fn user(&self) -> Option<&UserId> {
         self.identified.user.as_ref()
+    }
+
+    /// Refuses a request whose token is not valid, on the routes that are taken over; elsewhere it goes on as nobody's,
+    /// so that a token can be renewed.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidToken`].
+    pub fn refuse_bad_token(&self, record: &mut Record) -> Result<(), Refusal> {
+        let Some(bad) = self.identified.bad_token else { return Ok(()) };
+        record.error = Some(bad.to_string());
+        Err(Refusal::InvalidToken)
     }
 
     fn sender(&self) -> Sender<'_> {
@@ -139,8 +157,7 @@ impl Call {
         // Cloudflare routes by Host: it must be the Worker's; the client's is in X-Forwarded-Host.
         headers.insert(header::HOST, host_value(&table.workers.backend.url));
         if let Some(user) = user {
-            let user = HeaderValue::from_bytes(&user.header_bytes()).map_err(|_| Refusal::BadIdentity)?;
-            headers.insert(X_USER_ID, user);
+            headers.insert(X_USER_ID, user_for_workers(user)?);
         }
         headers.insert(X_REQUEST_ID, self.id_value());
         Ok(headers)
@@ -181,8 +198,14 @@ impl Call {
     }
 }
 
-/// `X-User-Id`, as workers know it, whatever header the client uses.
-pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+/// Writes a user as workers read one: their runtime takes header values for UTF-8 and turns Latin-1 letters into
+/// U+FFFD (seen on workerd), so that two users could be one there.
+///
+/// # Errors
+/// None for a user that was filtered.
+pub fn user_for_workers(user: &UserId) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_bytes(user.as_str().as_bytes()).map_err(|_| Refusal::BadIdentity)
+}
 
 /// Client headers that workers always get: W3C trace context (`traceparent`, `tracestate`) and the user agent.
 const ALWAYS_FORWARDED: [HeaderName; 3] =
@@ -200,8 +223,7 @@ pub fn bare_head_for_workers(
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::HOST, host_value(&table.workers.backend.url));
     if let Some(user) = user {
-        let user = HeaderValue::from_bytes(&user.header_bytes()).map_err(|_| Refusal::BadIdentity)?;
-        headers.insert(X_USER_ID, user);
+        headers.insert(X_USER_ID, user_for_workers(user)?);
     }
     headers.insert(X_REQUEST_ID, HeaderValue::from_str(request_id).map_err(|_| Refusal::Internal)?);
     Ok(headers)

@@ -94,14 +94,17 @@ async fn answer(
     match route.map_err(|OddPath| Refusal::OddPath)? {
         Route::Start(export) => {
             record.route = RouteName::Start;
+            call.refuse_bad_token(record)?;
             Box::pin(start::answer(core, table, call, export, request, record)).await
         }
         Route::Status { export, job } => {
             record.route = RouteName::Status;
+            call.refuse_bad_token(record)?;
             Box::pin(status::answer(core, table, call, export, job, request, record)).await
         }
         Route::JobSocket(job) if call.head.websocket => {
             record.route = RouteName::JobSocket;
+            call.refuse_bad_token(record)?;
             Box::pin(socket::answer(core, table, call, job, request, record)).await
         }
         Route::Preflight if table.cors.is_some() && cors::is_preflight(request.headers()) => {

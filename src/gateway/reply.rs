@@ -76,6 +76,9 @@ impl Reply {
         if let Some(seconds) = refusal.retry_after() {
             reply.head.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(challenge) = refusal.challenge() {
+            reply.head.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if refusal.closes() {
             reply.head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

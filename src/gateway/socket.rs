@@ -71,6 +71,11 @@ pub async fn answer(
         keep_agreed(answer.headers_mut());
         return hand_on(answer, lease, BackendName::Workers, Some(client_side), record);
     }
+    if backend.credential.is_some() && matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        // It is about the gateway's credential, which is no business of the client's.
+        record.error = Some(format!("workers refused the gateway's credential with {}", answer.status()));
+        return Err(Refusal::WorkersUnavailable);
+    }
     let (parts, body) = answer.into_parts();
     let mut reply = reply_from_workers(&parts, bytes::Bytes::new());
     reply.content = Content::Stream(body);

@@ -11,11 +11,11 @@ use tokio::time::sleep;
 
 use crate::exports::answer;
 use crate::gateway::attempt::{self, Seen, answer_bound};
-use crate::gateway::call::{self, X_USER_ID};
+use crate::gateway::call;
 use crate::gateway::core::Core;
 use crate::gateway::status;
 use crate::http::body::Reservation;
-use crate::http::headers::X_REQUEST_ID;
+use crate::http::headers::{X_REQUEST_ID, X_USER_ID};
 use crate::jobs::record::{Job, JobState};
 use crate::limits;
 use crate::names::{BackendName, JobId};
@@ -34,9 +34,8 @@ impl Polls {
         }
     }
 
-    fn is_recent(&self, id: &JobId) -> bool {
-        let polls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        polls.get(id).is_some_and(|at| at.elapsed() < limits::UNPOLLED)
+    fn last(&self, id: &JobId) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
     }
 
     fn forget_old(&self) {
@@ -55,17 +54,42 @@ pub async fn watch(core: Rc<Core>) {
             continue;
         }
         let Some(job) = waiting.pop_front() else { continue };
-        if core.gateway.polls.is_recent(&job.id) {
+        let age = Duration::from_millis(core.gateway.clock.wall_ms().saturating_sub(job.started_ms));
+        let last = core.gateway.polls.last(&job.id).map(|at| at.elapsed());
+        let todo = choose(age, last);
+        if todo == Todo::Leave {
             continue;
         }
-        let age = Duration::from_millis(core.gateway.clock.wall_ms().saturating_sub(job.started_ms));
-        if age >= limits::LOST_JOB && is_steady(&core, began) {
-            status::note_outcome(&core.gateway, &job, JobState::Lost);
-        } else if age >= limits::UNPOLLED {
-            core.gateway.polls.note(&job.id);
-            sleep(jittered(limits::UNPOLLED_PACE)).await;
-            ask(&core, &job).await;
+        core.gateway.polls.note(&job.id);
+        sleep(jittered(limits::UNPOLLED_PACE)).await;
+        match ask(&core, &job).await {
+            Some(state) => status::note_outcome(&core.gateway, &job, state),
+            None if todo == Todo::AskOnceMore && is_steady(&core, began) => {
+                status::note_outcome(&core.gateway, &job, JobState::Lost);
+            }
+            None => {}
         }
+    }
+}
+
+/// What is done about a job that is open as far as the store knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Todo {
+    /// Nothing now.
+    Leave,
+    /// Its owner is asked.
+    Ask,
+    /// Its owner is asked; if the end is not seen now either, the job is lost.
+    AskOnceMore,
+}
+
+/// Decides by a job's age and by how long ago anybody asked about it.
+fn choose(age: Duration, last: Option<Duration>) -> Todo {
+    match last {
+        Some(ago) if ago < limits::UNPOLLED => Todo::Leave,
+        _ if age >= limits::LOST_JOB => Todo::AskOnceMore,
+        _ if age >= limits::UNPOLLED => Todo::Ask,
+        _ => Todo::Leave,
     }
 }
 
@@ -95,24 +119,23 @@ fn jittered(time: Duration) -> Duration {
     time.mul_f64(0.9 + f64::from(random as u32) / 5_000.0)
 }
 
-/// An answer that cannot be had, or does not say that the job is over, changes nothing: it is asked again later.
-async fn ask(core: &Core, job: &Job) {
+/// Returns the state that a job has ended in; `None` if the answer cannot be had, or does not say that it is over.
+async fn ask(core: &Core, job: &Job) -> Option<JobState> {
     let table = core.gateway.table.load_full();
     let (backend, path) = match (job.backend, &job.export) {
         (BackendName::Workers, _) => (&table.workers.backend, format!("/api/export/status/{}", job.id)),
         (BackendName::Legacy, Some(export)) => (&table.legacy, format!("/api/export/{export}/status/{}", job.id)),
-        (BackendName::Legacy, None) => return,
+        (BackendName::Legacy, None) => return None,
     };
-    let Ok(request) = call::get(backend, &path, head(core, &table, backend, job)) else { return };
+    let request = call::get(backend, &path, head(core, &table, backend, job)).ok()?;
     let mut held = Reservation::new(core.gateway.budget.clone());
     let bound = answer_bound(&table);
     let seen = attempt::make(core, job.backend, backend, request, backend.status_timeout, bound, &mut held).await;
-    if let Seen::Answered(answer) = seen
-        && answer.parts.status.is_success()
-        && let Ok(status) = answer::read_status(&answer.body, &job.id)
-        && let Some(state) = status::terminal(status)
-    {
-        status::note_outcome(&core.gateway, job, state);
+    match seen {
+        Seen::Answered(answer) if answer.parts.status.is_success() => {
+            answer::read_status(&answer.body, &job.id).ok().and_then(status::terminal)
+        }
+        _ => None,
     }
 }
 
@@ -127,14 +150,69 @@ fn head(core: &Core, table: &RoutingTable, backend: &Backend, job: &Job) -> Head
     put(header::USER_AGENT, concat!("export-gateway/", env!("CARGO_PKG_VERSION")));
     put(X_REQUEST_ID, &core.fresh_id());
     headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-    if let Some(user) = &job.user
-        && let Ok(value) = HeaderValue::from_bytes(&user.header_bytes())
-    {
-        let name = match job.backend {
-            BackendName::Legacy => table.identity.header.clone(),
-            BackendName::Workers => X_USER_ID,
+    if let Some(user) = &job.user {
+        let (name, value) = match job.backend {
+            BackendName::Legacy => (table.identity.header.clone(), HeaderValue::from_bytes(&user.header_bytes()).ok()),
+            BackendName::Workers => (X_USER_ID, call::user_for_workers(user).ok()),
         };
-        headers.insert(name, value);
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_job_is_asked_about_when_nobody_has_for_a_while() {
+        let (unpolled, lost) = (limits::UNPOLLED, limits::LOST_JOB);
+        let rows = [
+            // Young jobs are left to their clients, who may poll or listen.
+            (Duration::ZERO, None, Todo::Leave),
+            (unpolled - SECOND, None, Todo::Leave),
+            (unpolled, None, Todo::Ask),
+            // Somebody asks, whether a client or we.
+            (unpolled * 10, Some(Duration::ZERO), Todo::Leave),
+            (unpolled * 10, Some(unpolled - SECOND), Todo::Leave),
+            (unpolled * 10, Some(unpolled), Todo::Ask),
+            (lost - SECOND, None, Todo::Ask),
+            // A job of before a long pause may be over: it is lost only after one more look.
+            (lost, None, Todo::AskOnceMore),
+            (lost * 10, Some(unpolled), Todo::AskOnceMore),
+            (lost * 10, Some(SECOND), Todo::Leave),
+        ];
+        for (age, last, todo) in rows {
+            assert_eq!(choose(age, last), todo, "{age:?} {last:?}");
+        }
+    }
+
+    #[test]
+    fn at_most_five_asks_a_second_leave() {
+        for _ in 0..1_000 {
+            assert!(jittered(limits::UNPOLLED_PACE) * 5 > SECOND);
+        }
+    }
+
+    #[test]
+    fn polls_are_remembered_within_a_bound_and_forgotten() {
+        let polls = Polls::default();
+        let id = JobId::parse("a").expect("an id");
+        assert_eq!(polls.last(&id), None);
+        polls.note(&id);
+        assert!(polls.last(&id).is_some_and(|at| at.elapsed() < limits::UNPOLLED));
+        polls.forget_old();
+        assert!(polls.last(&id).is_some(), "it is not old");
+        for n in 0..limits::CACHED_JOBS {
+            polls.note(&JobId::parse(&format!("job-{n}")).expect("an id"));
+        }
+        assert_eq!(polls.0.lock().expect("no panic").len(), limits::CACHED_JOBS);
+        let first = polls.last(&id);
+        polls.note(&id);
+        assert!(polls.last(&id) > first, "what is remembered is renewed");
+    }
 }

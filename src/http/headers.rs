@@ -12,6 +12,8 @@ use crate::routing::table::Limits;
 
 /// `X-Request-Id`.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `X-User-Id`, as workers know it, whatever header the client uses.
+pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 /// `X-Forwarded-For`.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`.

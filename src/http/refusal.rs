@@ -16,8 +16,10 @@ pub enum Refusal {
     ExpectationFailed,
     /// The path could mean another one to the backend.
     OddPath,
-    /// The identity header is duplicated, a list, or has control bytes.
+    /// The identity header, cookie or token is duplicated, a list, or has control bytes.
     BadIdentity,
+    /// The token is there and not valid.
+    InvalidToken,
     /// The request target is longer than `limits.target`.
     TargetTooLong,
     /// The head is larger than `limits.headers` or `limits.header_count`.
@@ -76,6 +78,7 @@ impl Refusal {
             }
             Refusal::NoWorkingVideo(_) | Refusal::BadIdempotencyKey => StatusCode::BAD_REQUEST,
             Refusal::StartInProgress | Refusal::StartStillUnknown => StatusCode::CONFLICT,
+            Refusal::InvalidToken => StatusCode::UNAUTHORIZED,
             Refusal::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Refusal::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -101,6 +104,7 @@ impl Refusal {
             Refusal::ExpectationFailed => "expectation_failed",
             Refusal::OddPath => "odd_path",
             Refusal::BadIdentity => "bad_identity",
+            Refusal::InvalidToken => "invalid_token",
             Refusal::TargetTooLong => "target_too_long",
             Refusal::HeadersTooLarge => "headers_too_large",
             Refusal::BodyTooLarge => "body_too_large",
@@ -132,7 +136,8 @@ impl Refusal {
             Refusal::MethodNotImplemented => "This method is not supported",
             Refusal::ExpectationFailed => "Only the expectation 100-continue is supported",
             Refusal::OddPath => "The path contains a sequence that is not allowed here",
-            Refusal::BadIdentity => "The identity header must be one plain value",
+            Refusal::BadIdentity => "The identity of a request must be one plain value",
+            Refusal::InvalidToken => "The token is not valid",
             Refusal::TargetTooLong => "The request target is too long",
             Refusal::HeadersTooLarge => "The request head is too large",
             Refusal::BodyTooLarge => "The request body is too large",
@@ -168,6 +173,11 @@ impl Refusal {
             }
             _ => None,
         }
+    }
+
+    /// Returns what `WWW-Authenticate` asks for (RFC 6750, section 3).
+    pub fn challenge(&self) -> Option<&'static str> {
+        matches!(self, Refusal::InvalidToken).then_some("Bearer error=\"invalid_token\"")
     }
 
     /// Says whether the connection must not carry another request.

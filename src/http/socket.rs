@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
@@ -45,6 +45,11 @@ impl Peek {
 }
 
 impl Peek {
+    /// Returns the peer's address; `None` for a connection that is gone.
+    pub fn peer(&self) -> Option<IpAddr> {
+        Some(self.0.upgrade()?.peer_addr().ok()?.ip())
+    }
+
     /// Makes the end of the connection a reset: its peer must not take what it got for the whole.
     pub fn reset_on_close(&self) {
         if let Some(stream) = self.0.upgrade() {

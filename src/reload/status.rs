@@ -53,6 +53,8 @@ pub struct ReloadEvent {
 pub struct ReloadState {
     /// What is wrong with the file as it stands now, one line each; empty when it serves.
     pub problems: Vec<String>,
+    /// What is wrong with files that the serving one names, one line each; what they held before serves on.
+    pub stale: Vec<String>,
     /// Keys of the serving file whose new value waits for a restart.
     pub needs_restart: Vec<&'static str>,
     /// The latest reloads, oldest first, at most [`limits::RELOAD_HISTORY`].
@@ -93,6 +95,10 @@ impl ReloadStatus {
 
     pub(super) fn count_look(&self) {
         self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn attached(&self, stale: Vec<String>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stale = stale;
     }
 
     pub(super) fn record(&self, reload: &Reload, hash: &str, duration: Duration) {

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod attached;
+
 const MS: Duration = Duration::from_millis(1);
 /// What is promised.
 const LIVE: Duration = Duration::from_secs(1);
@@ -253,6 +255,7 @@ fn without_events_the_clock_sees_every_edit() {
         on_applied: Box::new(|_| panic!("a listener that panics ends nothing")),
         bell,
         pending: None,
+        attached: Attached::default(),
         warnings: Vec::new(),
     };
     let _handle = start(reloader, wake).unwrap();

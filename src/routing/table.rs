@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::redis_location::RedisLocation;
 use crate::names::{BackendName, ExportType, UserId};
+use crate::routing::token::Jwt;
 
 /// One configuration, compiled.
 #[derive(Debug, Clone)]
@@ -103,7 +104,7 @@ pub struct Server {
 }
 
 /// A text that must never be shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub String);
 
 impl std::fmt::Debug for Secret {
@@ -142,6 +143,37 @@ pub struct Backend {
     pub answer_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
+    /// How the gateway proves itself there; legacy is asked for no proof.
+    pub credential: Option<Credential>,
+}
+
+/// `[backends.workers.credential]`: each way that is given goes along with every request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credential {
+    /// `Authorization: Bearer …`.
+    pub bearer: Option<HeldSecret>,
+    /// A service token of Cloudflare Access: its id and its secret.
+    pub access: Option<(HeldSecret, HeldSecret)>,
+    /// A signature over the request.
+    pub hmac: Option<Hmac>,
+}
+
+/// `hmac` and `key_id` of a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hmac {
+    /// The secret that workers share.
+    pub secret: HeldSecret,
+    /// Which of their secrets it is.
+    pub key_id: Option<String>,
+}
+
+/// A secret that the configuration gives, or a file of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldSecret {
+    /// The secret; empty until its file is read.
+    pub value: Secret,
+    /// Absolute path of its file, if it has one.
+    pub file: Option<PathBuf>,
 }
 
 /// `[backends.workers]`.
@@ -189,6 +221,10 @@ pub struct Identity {
     pub default: Option<UserId>,
     /// Who may set the header.
     pub trusted: Trusted,
+    /// The cookie that names the user; comes before the header.
+    pub cookie: Option<String>,
+    /// The token that names the user; comes before the cookie.
+    pub jwt: Option<Jwt>,
 }
 
 /// Who may set the identity header.

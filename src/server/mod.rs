@@ -84,8 +84,6 @@ fn run_thread(serving: &Serving, listener: TcpListener, is_first: bool) {
         }
     };
     runtime.block_on(serve(serving, listener, is_first));
-    // Not dropped: that would wait for a name's look-up that hangs.
-    runtime.shutdown_background();
 }
 
 async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {

@@ -158,6 +158,42 @@ fn a_page_of_another_site_learns_nothing_on_loopback() {
 }
 
 #[test]
+fn the_api_says_what_serves_where_a_start_goes_and_who_owns_a_job() {
+    let set = shared();
+    let gateway = Gateway::start(set);
+    let ask = |path: &str| get(gateway.admin(), path);
+    let user = set.user();
+    let started = start_overlay(gateway.addr(), &user);
+    let table = ask("/api/table").json();
+    assert_eq!(table["exports"]["overlay"]["percent"], 100.0);
+    assert_eq!(table["backends"]["workers"], set.workers.addr().to_string());
+    let explained = ask(&format!("/api/explain?type=overlay&user={user}")).json();
+    assert_eq!((explained["backend"].as_str(), started.header("x-export-backend")), (Some("workers"), Some("workers")));
+    assert_eq!(explained["user"], user.as_str());
+    assert_eq!(ask("/api/explain?type=nothing&user=a").status, 404);
+    let job = ask(&format!("/api/jobs/{}", started.field("job_id"))).json();
+    assert_eq!((job["backend"].as_str(), job["user"].as_str()), (Some("workers"), Some(user.as_str())));
+    assert_eq!((ask("/api/jobs/unknown").status, ask("/api/jobs/a%2Fb").status), (404, 400));
+    gateway.set_percent(50.0);
+    let reloads = ask("/api/reloads").json();
+    assert_eq!(reloads["history"][0]["result"], "applied");
+    assert_eq!(reloads["problems"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn the_dashboard_loads_nothing_from_elsewhere() {
+    let gateway = Gateway::start(shared());
+    let page = get(gateway.admin(), "/");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
+    for part in ["/dashboard.css", "/dashboard.js"] {
+        assert!(page.text().contains(part));
+        assert_eq!(get(gateway.admin(), part).status, 200);
+    }
+    assert!(!page.text().contains("http"), "the page names no other place");
+}
+
+#[test]
 fn another_address_than_loopback_needs_the_token() {
     let gateway = Gateway::with(shared(), |table| {
         set(table, "admin.listen", "0.0.0.0:0");
@@ -176,7 +212,8 @@ fn another_address_than_loopback_needs_the_token() {
         Some("s3cret-token"),
     ] {
         let answer = ask("/metrics", wrong);
-        assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{wrong:?}");
+        let schemes = Some("Basic realm=\"export-gateway\", Bearer");
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, schemes), "{wrong:?}");
         assert_eq!(ask("/healthz", wrong).status, 200);
         let ready = ask("/readyz", wrong);
         assert_eq!((ready.status, &ready.json()["reasons"]), (200, &Value::Null), "no detail without the token");
@@ -253,6 +290,37 @@ fn each_request_is_one_line_of_the_access_log() {
     assert_eq!(of("/files/10")["request_id"], "id-of-files-10");
     assert_eq!(of("/files/10")["bytes"], 10);
     assert_eq!(of("/refused")["code"], "bad_request");
+}
+
+#[test]
+fn a_head_that_never_became_a_request_is_one_line_too() {
+    let recorder = Recorder::start();
+    let mut gateway = Gateway::with(&recorder, |table| set(table, "server.header_timeout", "200ms"));
+    let bad = [
+        "GET / HTTP/1.2\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\nX : a\r\n\r\n",
+        "GET / HTTP/1.1\nHost: h\n\n",
+        "GET /slow",
+    ];
+    let mut answers = Vec::new();
+    for bytes in bad {
+        let mut connection = Connection::open(gateway.addr());
+        connection.send(bytes.as_bytes());
+        let answer = connection.read("GET").unwrap();
+        assert_eq!(answer.header("x-request-id"), Some(answer.field("request_id").as_str()), "{bytes:?}");
+        answers.push((answer.field("request_id"), answer.status, answer.field("code")));
+        connection.expect_closed();
+    }
+    assert_eq!(gateway.term().code(), Some(0));
+    let word = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
+    let mut lines: Vec<_> = gateway
+        .access_lines()
+        .iter()
+        .map(|line| (word(line, "request_id"), line["status"].as_u64().unwrap() as u16, word(line, "code")))
+        .collect();
+    lines.sort_unstable();
+    answers.sort_unstable();
+    assert_eq!(lines, answers);
 }
 
 #[test]

@@ -5,18 +5,22 @@
 
 mod admin;
 mod broken;
+mod circuit;
 mod cli;
 mod cors;
+mod credential;
 mod drain;
 mod exchange;
 mod flip;
 mod headers;
 mod idempotency;
 mod idempotency_crash;
+mod identity;
 mod input_key;
 mod job_socket;
 mod jobs;
 mod limits;
+mod names;
 mod outcome;
 mod properties;
 mod refuse;
@@ -32,4 +36,5 @@ mod support;
 mod target;
 mod tidy;
 mod unknown_job;
+mod unpolled;
 mod websocket;

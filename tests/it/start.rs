@@ -83,11 +83,14 @@ fn workers_get_the_headers_they_need_and_no_others() {
     seen.sort();
     let key = seen.iter().find(|(name, _)| name == "idempotency-key").expect("a key").1.clone();
     assert!(is_uuid(&key), "{key}");
+    let hash = ring::digest::digest(&ring::digest::SHA256, format!("version key\n{user}").as_bytes());
+    let version: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let host = gateway.addr().to_string();
     let length = received[0].len() - received[0].windows(4).position(|at| at == b"\r\n\r\n").unwrap() - 4;
     let expected = [
         ("accept", "application/json"),
         ("accept-encoding", "identity"),
+        ("cloudflare-workers-version-key", &version),
         ("content-length", &length.to_string()),
         ("content-type", "application/json"),
         ("host", &rude.addr().to_string()),
@@ -279,7 +282,9 @@ fn the_user_that_is_decided_is_the_user_that_workers_hear_of() {
     let request = start_as(&format!("../{user}/ ;\u{d7}"), "user").header("X_User_Id", "somebody-else");
     let answer = client::send(gateway.addr(), &request);
     assert_eq!((answer.status, answer.header("x-export-backend")), (200, Some("workers")), "{}", answer.text());
-    let received = fields(&rude.received()[0]);
+    // UTF-8, which is how the Worker's runtime reads header values.
+    let received = rude.received().remove(0);
+    let received = fields(&String::from_utf8(received).unwrap().chars().map(|c| c as u8).collect::<Vec<_>>());
     let named: Vec<_> = received.iter().filter(|(name, _)| name.to_ascii_lowercase().contains("user")).collect();
     assert_eq!(named.iter().map(|(_, value)| value).collect::<Vec<_>>(), [&user]);
 }

@@ -132,7 +132,8 @@ fn pure_floors_have_no_runtime_and_no_io() {
         "hyper",
     ];
     let mut found = Vec::new();
-    for source in sources().iter().filter(|it| ["routing", "exports", "names", "limits"].contains(&it.floor())) {
+    let is_pure = |floor| ["routing", "exports", "names", "limits"].contains(&floor);
+    for source in sources().iter().filter(|it| is_pure(it.floor()) && !it.path.ends_with("tests.rs")) {
         for (number, line) in source.lines() {
             if let Some(word) = io.iter().find(|word| line.contains(*word)) {
                 found.push(format!("{}:{number}: {word}: {}", source.path, line.trim()));
@@ -147,10 +148,10 @@ fn a_request_sees_one_table() {
     let allowed = [
         ("gateway/mod.rs", 1),       // the one of a request
         ("server/connection.rs", 1), // a connection's limits, before it has a request
-        ("server/mod.rs", 3),        // accepting; the thread's keeper; the starts that a restart left open
-        ("gateway/unpolled.rs", 1),  // one ask in the background
-        ("admin/mod.rs", 1),         // the one of an operator's request
-        ("cli/run.rs", 1),           // how long to drain
+        ("server/mod.rs", 4), // accepting; the thread's keeper; the starts that a restart left open, and their wait
+        ("gateway/unpolled.rs", 1), // one ask in the background
+        ("admin/mod.rs", 1),  // the one of an operator's request
+        ("cli/run.rs", 1),    // how long to drain
     ];
     let sources = sources();
     let mut counts = std::collections::BTreeMap::new();
@@ -183,11 +184,12 @@ fn pass_through_never_holds_a_body() {
 #[test]
 fn foreign_text_enters_in_few_places() {
     let allowed = [
-        "config/advice.rs",  // the same file again, to say what its words are like
-        "config/file.rs",    // gateway.toml as written
-        "config/tree.rs",    // a table of it at a time
-        "config/values.rs",  // its durations, sizes and networks
-        "exports/object.rs", // a JSON object of a client or a backend, read flat
+        "config/advice.rs",      // the same file again, to say what its words are like
+        "config/file.rs",        // gateway.toml as written
+        "config/file/proofs.rs", // its tokens and credentials
+        "config/tree.rs",        // a table of it at a time
+        "config/values.rs",      // its durations, sizes and networks
+        "exports/object.rs",     // a JSON object of a client or a backend, read flat
     ];
     let sources = sources();
     let mut files: Vec<_> = uses(&sources, "Deserialize").map(|(source, ..)| source.path.as_str()).collect();

@@ -166,7 +166,9 @@ impl Start<'_> {
                 Ok(decision.overruled(reason))
             }
             _ => {
-                self.count(record, Outcome::NotSent(not_sent).as_str());
+                let outcome = Outcome::NotSent(not_sent).as_str();
+                record.outcome = Some(outcome);
+                self.count(record, outcome);
                 Err(Refusal::NoBackend)
             }
         }

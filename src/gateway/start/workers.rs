@@ -58,6 +58,12 @@ impl Start<'_> {
         seen.note(record);
         let outcome = outcome::judge_workers(seen.attempt(), rules(&self.table.workers));
         record.outcome = Some(outcome.as_str());
+        if let Outcome::Declined(declined) = &outcome
+            && declined.is_credential()
+        {
+            let status = declined.status().as_u16();
+            tracing::error!(request_id = %record.request_id, status, "workers refuse the gateway's credential");
+        }
         self.tell_circuit(pass, &outcome, &seen);
         let step = match (step::next(outcome, policy), &body) {
             (Step::AskAgain(unknown), Some(body)) => {
@@ -174,7 +180,7 @@ impl Start<'_> {
 
 /// Returns what the file says about workers' answers.
 pub(super) fn rules(workers: &Workers) -> Rules<'_> {
-    Rules { declined: &workers.declined, credential: false }
+    Rules { declined: &workers.declined, credential: workers.backend.credential.is_some() }
 }
 
 /// Makes a start for workers of a head with what belongs to its client.

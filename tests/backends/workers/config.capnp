@@ -15,6 +15,7 @@ const config :Workerd.Config = (
 const exports :Workerd.Worker = (
   modules = [
     (name = "worker.js", esModule = embed "worker.js"),
+    (name = "gateway_signature.js", esModule = embed "gateway_signature.js"),
     (name = "job.js", esModule = embed "job.js"),
     (name = "switchboard.js", esModule = embed "switchboard.js"),
     (name = "answers.js", esModule = embed "answers.js"),

@@ -1,5 +1,6 @@
 // The new home of exports: a Worker with one Durable Object per job. Started by `../run.py workers`.
 
+import { notFromGateway } from "./gateway_signature.js";
 import { control, recorded, settings } from "./switchboard.js";
 export { ExportJob, JobBook, StartKey } from "./job.js";
 
@@ -31,6 +32,10 @@ export default {
     else if (request.headers.get("Upgrade") === "websocket") target = "websocket";
     return recorded({ request, url, target, type }, async (body) => {
       try {
+        if (settings.gateway_keys && target !== "other") {
+          const refused = await notFromGateway(request, body, settings.gateway_keys);
+          if (refused) return json({ error: "Unauthorized", reason: refused }, 401);
+        }
         return await route(request, url, env, body);
       } catch (problem) {
         return json({ error: String(problem.message ?? problem) }, 500);

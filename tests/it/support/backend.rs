@@ -58,7 +58,15 @@ pub fn say(wire: &mut Wire, text: &str) {
 impl Backend {
     /// Starts a server; the closure gets the connection's number and its bytes, and its return closes it.
     pub fn start(play: impl Fn(usize, &mut Wire) -> Result<(), ReadError> + Send + Sync + 'static) -> Backend {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Backend::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), play)
+    }
+
+    /// The same at a given address.
+    pub fn start_at(
+        addr: SocketAddr,
+        play: impl Fn(usize, &mut Wire) -> Result<(), ReadError> + Send + Sync + 'static,
+    ) -> Backend {
+        let listener = TcpListener::bind(addr).unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let (seen, play) = (Arc::clone(&shared), Arc::new(play));

@@ -18,6 +18,8 @@ use super::client;
 use super::parts::{Set, quick_folder};
 use super::{eventually, signal, within};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_export-gateway");
+
 /// Where a gateway's backends are.
 #[derive(Debug, Clone)]
 pub struct Backends {
@@ -40,6 +42,7 @@ impl From<&Set> for Backends {
 pub struct Gateway {
     folder: TempDir,
     environment: Vec<(String, String)>,
+    hosts: Option<PathBuf>,
     process: Process,
 }
 
@@ -72,12 +75,21 @@ impl Gateway {
 
     /// Starts a gateway with exactly this file and these environment variables.
     pub fn in_environment(text: &str, environment: &[(&str, &str)]) -> Gateway {
+        Gateway::launch(text, environment, None)
+    }
+
+    /// Starts a gateway with exactly this file, for which `/etc/hosts` is another one; it may be written in place.
+    pub fn with_hosts(text: &str, hosts: &Path) -> Gateway {
+        Gateway::launch(text, &[], Some(hosts.into()))
+    }
+
+    fn launch(text: &str, environment: &[(&str, &str)], hosts: Option<PathBuf>) -> Gateway {
         let folder = quick_folder("gateway-folder");
         let config = folder.path().join("gateway.toml");
         fs::write(&config, text).unwrap();
         let environment: Vec<_> = environment.iter().map(|&(name, value)| (name.into(), value.into())).collect();
-        let process = Process::start(&config, &environment);
-        Gateway { folder, environment, process }
+        let process = Process::start(&config, &environment, hosts.as_deref());
+        Gateway { folder, environment, hosts, process }
     }
 
     /// Returns the address clients use.
@@ -229,7 +241,7 @@ impl Gateway {
     pub fn restart(&mut self) {
         let _ = self.process.child.kill();
         let _ = self.process.child.wait();
-        self.process = Process::start(&self.config_path(), &self.environment);
+        self.process = Process::start(&self.config_path(), &self.environment, self.hosts.as_deref());
     }
 }
 
@@ -247,8 +259,9 @@ impl Drop for Gateway {
 }
 
 impl Process {
-    fn start(config: &Path, environment: &[(String, String)]) -> Process {
-        let mut child = command()
+    fn start(config: &Path, environment: &[(String, String)], hosts: Option<&Path>) -> Process {
+        let mut child = hosts
+            .map_or_else(command, command_with_hosts)
             .arg("--config")
             .arg(config)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -281,7 +294,18 @@ impl Process {
 
 /// Returns a command of the gateway's binary, for its command line.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_export-gateway"));
+    in_plain_environment(Command::new(BINARY))
+}
+
+/// The same in a mount namespace of its own, where this file is `/etc/hosts`; the process id is still the gateway's.
+fn command_with_hosts(hosts: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    let script = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+    command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(hosts).arg(BINARY);
+    in_plain_environment(command)
+}
+
+fn in_plain_environment(mut command: Command) -> Command {
     command.env_remove("RUST_LOG").env("NO_COLOR", "1");
     command
 }

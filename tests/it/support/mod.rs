@@ -14,7 +14,9 @@ pub mod raw_websocket;
 pub mod redis;
 pub mod rude;
 pub mod scene;
+pub mod stand_in;
 pub mod tls;
+pub mod tokens;
 pub mod websocket;
 pub mod wire;
 
