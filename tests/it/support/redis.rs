@@ -43,9 +43,22 @@ impl Redis {
 
     /// Starts a server with these arguments.
     pub fn with(arguments: &[&str]) -> Redis {
+        Redis::launch(arguments, None)
+    }
+
+    /// Starts a Sentinel with this configuration.
+    pub fn sentinel(configuration: &str) -> Redis {
+        Redis::launch(&["--sentinel"], Some(configuration))
+    }
+
+    fn launch(arguments: &[&str], configuration: Option<&str>) -> Redis {
         install();
         let folder = TempDir::with_prefix_in(format!("gateway-part-{}-", std::process::id()), place()).unwrap();
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        if let Some(text) = configuration {
+            std::fs::write(folder.path().join("conf"), text).unwrap();
+            arguments.insert(0, "conf".to_owned());
+        }
         let mut redis = Redis { folder, arguments, port: 0, process: None };
         for _ in 0..20 {
             redis.port = free_port();
@@ -133,8 +146,9 @@ impl Redis {
     fn try_launch(&mut self) -> bool {
         let script = "redis-server \"$@\" >>log 2>&1 & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null";
         let mut keeper = Command::new("sh")
-            .args(["-c", script, "sh", "--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir", "."])
+            .args(["-c", script, "sh"])
             .args(&self.arguments)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir", "."])
             .current_dir(self.folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -40,6 +41,16 @@ impl Authority {
     /// Returns its certificate, for `SSL_CERT_FILE`.
     pub fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// Writes a certificate for a host and its key into a folder; returns both paths.
+    pub fn files_for(&self, host: &str, folder: &Path) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![host.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        let paths = ["server.pem", "server.key"].map(|name| folder.join(name).display().to_string());
+        std::fs::write(&paths[0], certificate.pem()).unwrap();
+        std::fs::write(&paths[1], key.serialize_pem()).unwrap();
+        paths.into()
     }
 
     fn config(&self, kind: Certificate) -> ServerConfig {
