@@ -366,7 +366,7 @@ fn hostile_files_are_refused_quickly() {
         let found = load_text(&text).expect_err("it is hostile");
         assert!(!found.is_empty() && found.len() <= limits::CONFIG_PROBLEMS);
         let took = began.elapsed();
-        assert!(took < Duration::from_secs(10), "{:?} for {:.40}", took, text);
+        assert!(took < Duration::from_secs(60), "{:?} for {:.40}", took, text);
     }
 }
 
