@@ -14,6 +14,7 @@ demo: ## the story of a migration, on real backends (ARGS=--once ends after it)
 test: ## everything: formatting, lints, unit tests, and the real binary between real backends
 	$(MAKE) lint
 	tests/backends/setup.sh
+	tests/backends/redis.sh
 	cargo test --locked
 
 lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped

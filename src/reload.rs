@@ -311,7 +311,8 @@ fn changed_keys(old: &Fixed, new: &Fixed) -> Vec<&'static str> {
         ("server.listen", old.listen != new.listen),
         ("server.threads", old.threads != new.threads),
         ("admin.listen", old.admin_listen != new.admin_listen),
-        ("jobs.store", old.store != new.store),
+        ("jobs.store", !old.store.is_same_place(&new.store)),
+        ("jobs.wait_replicas", old.store != new.store && old.store.is_same_place(&new.store)),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

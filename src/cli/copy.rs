@@ -34,7 +34,7 @@ struct Tally {
 fn copy(out: &mut impl Write, table: &RoutingTable, from: Option<&str>, to: Option<&str>) -> Result<(), Failure> {
     let from = location(table, from)?;
     let to = location(table, to)?;
-    if from == to {
+    if from.is_same_place(&to) {
         return Err(Failure::Sentence(format!("{} is both stores: name the other one", name_of(&from))));
     }
     if let StoreLocation::File(path) = &from

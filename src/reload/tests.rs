@@ -326,6 +326,15 @@ fn keys_that_need_a_restart_are_named() {
 }
 
 #[test]
+fn replicas_that_are_waited_for_need_a_restart_and_are_named_apart_from_the_store() {
+    let redis = |number, wait| format!("{}[jobs]\nstore = \"redis://h\"\nwait_replicas = {wait}\n", text(number));
+    let setup = setup(&redis(1, 0));
+    rename_over(&setup.path, &redis(2, 1));
+    setup.live(2);
+    setup.wait("it is recorded", |setup| setup.status.get().needs_restart == ["jobs.wait_replicas"]);
+}
+
+#[test]
 fn a_flood_of_edits_ends_with_the_last() {
     let seconds = std::env::var("FLOOD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
     let setup = setup(&text(1));

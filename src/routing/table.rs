@@ -84,6 +84,16 @@ pub enum StoreLocation {
     },
 }
 
+impl StoreLocation {
+    /// Says whether the records are the same, however they are written.
+    pub fn is_same_place(&self, other: &StoreLocation) -> bool {
+        match (self, other) {
+            (StoreLocation::Redis { location, .. }, StoreLocation::Redis { location: other, .. }) => location == other,
+            _ => self == other,
+        }
+    }
+}
+
 /// `[server]` and `[admin]` as far as a reload can change them.
 #[derive(Debug, Clone)]
 pub struct Server {

@@ -152,12 +152,18 @@ async fn what_redis_may_lose_is_said_and_what_it_does_not_say_is_not_needed() {
 
     // As where somebody else runs it: no CONFIG, a user with a password, and its own keys alone.
     let redis = Redis::with(&["--appendonly", "no", "--save", ""]);
-    let rules = ["on", ">hunter2", "~export-gateway:*", "+@all", "-@admin", "-@dangerous", "+info"];
-    redis.ask(&[&["ACL", "SETUSER", "ann"], &rules[..]].concat());
+    // The rules are those of docs/jobs.md, but for CONFIG.
+    let docs = include_str!("../../../../docs/jobs.md");
+    let rules = docs.split("`ACL SETUSER gateway on >… ").nth(1).unwrap().split('`').next().unwrap();
+    let rules: Vec<_> = rules.split_whitespace().filter(|rule| *rule != "+config|get").collect();
+    assert_eq!(redis.ask(&[&["ACL", "SETUSER", "ann", "on", ">hunter2"], &rules[..]].concat()), "OK");
     let store = open(&format!("redis://ann:hunter2@127.0.0.1:{}", redis.port()));
     store.health().unwrap();
     assert!(store.warnings()[0].contains("appendonly no"), "{:?}", store.warnings());
     store.put_job(job("j1", Some("ann")), None).await.unwrap();
+    assert!(store.claim(claimed("k", "t")).await.unwrap().is_none() && store.lead().await.unwrap());
+    until("listed", async || store.open_jobs(None, 10).await.unwrap().len() == 1).await;
+    assert_eq!(store.all().await.unwrap().0, [id("j1")]);
     let wrong = open(&format!("redis://ann:hunter3@127.0.0.1:{}", redis.port()));
     let said = format!("{:?} {wrong:?}", wrong.health().unwrap_err());
     assert!(!said.contains("hunter"), "{said}");
