@@ -146,7 +146,8 @@ impl Store {
     /// A reply that got lost is settled by reading back whose token is there.
     ///
     /// # Errors
-    /// As [`StoreError`] says; nothing may be sent then, and the store frees the key should the write still happen.
+    /// As [`StoreError`] says; nothing may be sent then. After [`StoreError::MaybeWritten`] the caller moves the intent
+    /// or frees the key.
     pub async fn claim(&self, intent: Intent) -> Result<Option<Intent>, StoreError> {
         match self {
             Store::Sqlite(store) => store.claim(intent).await,

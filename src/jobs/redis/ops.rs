@@ -23,16 +23,8 @@ pub(super) async fn claim(context: &Arc<Context>, intent: Intent) -> Result<Opti
     command.arg(&**token).arg(keep_ms);
     records::add_intent(&mut command, &intent, token);
     list(context, &context.keys.open_intents(), intent.started_ms, &intent.key);
-    let reply = match context.write(&key, &command, Care::Durable).await {
-        Ok(reply) => reply,
-        Err(error) => {
-            if matches!(error, StoreError::MaybeWritten(_)) {
-                // Nobody may send it now: should the write still happen, the key must be free.
-                free_later(context, &intent.key, token);
-            }
-            return Err(error);
-        }
-    };
+    // A claim that may have been written is not freed here: its start may still go to legacy, under this very key.
+    let reply = context.write(&key, &command, Care::Durable).await?;
     let mut parts: Vec<Value> = read(reply)?;
     match (parts.first(), parts.len()) {
         (Some(Value::Int(1)), _) => Ok(None),

@@ -108,6 +108,34 @@ fn lost_answers_of_redis_start_nothing_twice_and_lose_nothing() {
 }
 
 #[test]
+fn a_key_whose_claim_got_no_answer_at_all_is_not_lost_and_starts_once() {
+    let (set, redis) = (parts::shared(), Redis::start());
+    let network = Middleman::before(&redis);
+    let (one, two) = (gateway(set, &network.url(), |_| {}), gateway(set, &redis.url(), |_| {}));
+    for percent in [100.0, 0.0] {
+        one.set_percent(percent);
+        let user = set.user();
+        eventually("no trouble", || reasons(&one).is_empty().then_some(()));
+        network.lose(Loss::Answer, 2, "HSET', KEYS[1], unpack");
+        let keyed = start_as(&user, "lost").header("Idempotency-Key", "k");
+        let answer = client::send(one.addr(), &keyed);
+        let text = answer.text();
+        match answer.status {
+            // It went on to legacy, and the key with it.
+            200 => assert_eq!(answer.header("x-export-backend"), Some("legacy"), "{text}"),
+            _ => drop(assert_own(&answer, 503, "store_unavailable")),
+        }
+        let settled =
+            eventually("the key is settled", || Some(client::send(two.addr(), &keyed)).filter(|it| it.status == 200));
+        let (legacy, workers) = set.jobs_of(&user);
+        assert_eq!(legacy + workers, 1, "percent {percent}: {text}");
+        let replayed = settled.header("idempotent-replayed").is_some();
+        assert_eq!(replayed, answer.status == 200, "{text}");
+    }
+    assert_eq!(network.lost(), 4);
+}
+
+#[test]
 fn a_start_that_a_dead_gateway_left_open_is_asked_of_workers_by_another_where_they_honour_keys() {
     let (set, redis) = (Set::start(), Redis::start());
     set.workers.settings(json!({"idempotent": true}));
