@@ -10,8 +10,15 @@ use crate::support::tls::Authority;
 use crate::support::{DEADLINE, eventually, within};
 
 /// Starts a job under a key; returns its id.
+///
+/// A node may not know yet that its Cluster is whole: then nothing is started, and a client tries again.
 fn keyed_job(gateway: &Gateway, user: &str) -> String {
-    client::send(gateway.addr(), &start_as(user, "r").header("Idempotency-Key", "k")).field("job_id")
+    let request = start_as(user, "r").header("Idempotency-Key", "k");
+    within(3 * DEADLINE, "a start that is recorded", || {
+        let answer = client::send(gateway.addr(), &request);
+        let is_away = answer.status == 503 && answer.field("code") == "store_unavailable";
+        (!is_away).then(|| answer.field("job_id"))
+    })
 }
 
 /// Checks that a job is known, and that its key makes no second one.
