@@ -6,6 +6,7 @@ pub mod early;
 pub mod inbound;
 pub mod target;
 pub mod headers;
+pub mod forwarding;
 pub mod body;
 pub mod frames;
 pub mod tunnel;
