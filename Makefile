@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test lint docs
+.PHONY: help demo test lint fuzz docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,11 @@ lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	cargo run --locked --quiet -- check --config gateway.toml
+
+fuzz: ## ten minutes for each fuzz target (MINUTES=10); needs a nightly toolchain and cargo-fuzz
+	cd fuzz && for target in $$(cargo fuzz list); do \
+		cargo +nightly fuzz run -s none $$target -- -max_total_time=$$(( $(or $(MINUTES),10) * 60 )) -rss_limit_mb=2048 || exit 1; \
+	done
 
 docs: ## the crate's documentation, for reading
 	cargo doc --locked --no-deps --open

@@ -22,6 +22,7 @@
 //! - [`gateway`]: **the request flow**. [`gateway::serve`] and the `answer` behind it show every branch.
 //! - [`reload`]: watches the file, settles, compiles, swaps once.
 //! - [`server`]: threads, accepting, the end. [`admin`]: the second port. [`cli`]: commands; `cli::run` puts all together.
+//! - `fuzzing`: what must hold for any input, for `fuzz/` and tests alone.
 //!
 //! # Two flows
 //!
@@ -64,3 +65,5 @@ pub mod reload;
 pub mod server;
 pub mod admin;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

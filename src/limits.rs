@@ -22,6 +22,8 @@ pub const CONFIG_FILE: u64 = 1024 * 1024;
 pub const CONFIG_PROBLEMS: usize = 100;
 /// Longest piece of a configuration line that a problem shows, characters.
 pub const CONFIG_EXCERPT: usize = 100;
+/// Longest sentence about a configuration, characters: all of our own are shorter, what they repeat may not be.
+pub const CONFIG_MESSAGE: usize = 600;
 /// Deepest nesting of the configuration, tables and lists counted alike: real files need 4.
 pub const CONFIG_DEPTH: usize = 32;
 /// Longest duration in the configuration, days.
@@ -223,6 +225,8 @@ pub const LOG_FIELD: usize = 256;
 
 /// Connections to the admin port at the same time.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// How long one connection to the admin port may last: 64 that never end would keep probes out.
+pub const ADMIN_CONNECTION: Duration = Duration::from_secs(60);
 /// How long an asker on the admin port has for a request head.
 pub const ADMIN_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting pauses after a failure, most likely for want of descriptors.

@@ -56,8 +56,9 @@ fn resolve(inside: &str, env: Env<'_>) -> Result<String, Mistake> {
     };
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        // What stands there is not shown: it may be the secret itself, or half of the file.
         let advice = "write ${NAME} or ${NAME:-default}, or $${ for the two characters";
-        return Err(Mistake::new(format!("`{name}` is not the name of an environment variable"), advice));
+        return Err(Mistake::new("a reference does not hold the name of an environment variable", advice));
     }
     match (env(name), default) {
         (Some(value), None) => Ok(value),

@@ -86,8 +86,8 @@ impl Origin<'_> {
             line: 0,
             column: 0,
             key: key.to_owned(),
-            message: mistake.message,
-            advice: Some(mistake.advice).filter(|advice| !advice.is_empty()),
+            message: plain(mistake.message),
+            advice: Some(plain(mistake.advice)).filter(|advice| !advice.is_empty()),
             excerpt: None,
         }
     }
@@ -108,6 +108,15 @@ impl Origin<'_> {
             ..self.nowhere(key, mistake)
         }
     }
+}
+
+/// Makes a sentence fit for a terminal and a log, whatever of the file it repeats.
+fn plain(text: String) -> String {
+    if text.len() <= limits::CONFIG_MESSAGE && !text.contains(char::is_control) {
+        return text;
+    }
+    let shown = text.chars().take(limits::CONFIG_MESSAGE);
+    shown.map(|c| if c.is_control() { '\u{fffd}' } else { c }).chain(['…']).collect()
 }
 
 /// Says whether the value of a key must not be shown.
@@ -242,6 +251,15 @@ mod tests {
                 assert!(!problem.long().replace('\n', "").contains(char::is_control));
             }
         }
+    }
+
+    #[test]
+    fn a_sentence_is_plain_and_bounded_whatever_it_repeats() {
+        let origin = Origin { file: "f", text: "" };
+        let long = format!("\x1b[2J{} is too large", "9".repeat(100_000));
+        let problem = origin.whole(Mistake::new(long.clone(), long));
+        assert!(!problem.line().contains(char::is_control));
+        assert!(problem.line().chars().count() < 3 * limits::CONFIG_MESSAGE);
     }
 
     #[test]

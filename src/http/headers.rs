@@ -20,6 +20,7 @@ pub const X_EXPORT_BACKEND: HeaderName = HeaderName::from_static("x-export-backe
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const CLOSE: HeaderName = HeaderName::from_static("close");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -247,7 +248,9 @@ pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
 fn remove_nominated(headers: &mut HeaderMap) {
     let plain = |value: &HeaderValue| {
         let bytes = value.as_bytes();
-        bytes.eq_ignore_ascii_case(b"keep-alive") || bytes.eq_ignore_ascii_case(b"close")
+        // A field may be called as the option is (RFC 9110, 9.6); `Keep-Alive` has gone or goes by itself.
+        bytes.eq_ignore_ascii_case(b"keep-alive")
+            || (bytes.eq_ignore_ascii_case(b"close") && !headers.contains_key(CLOSE))
     };
     if headers.get_all(header::CONNECTION).iter().all(plain) {
         headers.remove(header::CONNECTION);
@@ -343,6 +346,15 @@ mod tests {
         let mut headers = h2c.headers().clone();
         strip_request(&mut headers, &head);
         assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn a_field_called_as_an_option_of_connection_goes_with_it() {
+        let parts = parts("GET", "/", &[("host", "h"), ("connection", "close"), ("close", "1"), ("keep-alive", "x")]);
+        let head = check(&parts, &limits()).expect("a request");
+        let mut headers = parts.headers().clone();
+        strip_request(&mut headers, &head);
+        assert_eq!(headers.len(), 1, "{headers:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod context;
 mod handle;
 mod index;
 mod ops;
-mod records;
+pub(crate) mod records;
 mod scan;
 mod scripts;
 mod thread;

@@ -52,7 +52,7 @@ pub(super) fn add_intent(command: &mut Cmd, intent: &Intent, token: &str) {
 }
 
 /// Makes a job of its fields; `None` when there is none, or none that can be read.
-pub(super) fn job(id: &JobId, value: Value) -> Option<Job> {
+pub(crate) fn job(id: &JobId, value: Value) -> Option<Job> {
     let fields = fields(value, JOB_FIELDS.len()).filter(|fields| fields.iter().any(Option::is_some))?;
     let job = parse_job(id, &fields);
     if job.is_none() {
@@ -75,7 +75,7 @@ fn parse_job(id: &JobId, fields: &Fields) -> Option<Job> {
 
 /// What is under an intent's key.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(crate) enum Held {
     /// An intent.
     Intent(Box<Intent>),
     /// None: nothing, or the mark of one that was given up.
@@ -94,7 +94,7 @@ impl Held {
 }
 
 /// Makes an intent of its fields, as of `now_ms`.
-pub(super) fn intent(key: &str, value: Value, now_ms: u64) -> Held {
+pub(crate) fn intent(key: &str, value: Value, now_ms: u64) -> Held {
     let Some(fields) = fields(value, INTENT_FIELDS) else { return unreadable(key) };
     if fields.iter().all(Option::is_none) || text(&fields, 7) == Some("gone") {
         return Held::Nothing;

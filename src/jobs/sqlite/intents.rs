@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::rows::{Effect, list, optional_text, signed, unsigned, valid};
+use super::rows::{Effect, list, optional, signed, unsigned, valid};
 use crate::jobs::record::{BodyHash, Claim, Intent, IntentState, Kept, KeptAnswer};
+use crate::limits;
 use crate::names::{BackendName, ExportType, UserId};
 
 /// What every version of the store has; enough for a list.
 pub(super) const COLUMNS: &str = "key, request_id, user, export, backend, started_ms, deadline_ms, state";
 /// Those and what came with the second version.
-pub(super) const ALL_COLUMNS: &str = "key, request_id, user, export, backend, started_ms, deadline_ms, state,
+pub(crate) const ALL_COLUMNS: &str = "key, request_id, user, export, backend, started_ms, deadline_ms, state,
     token, body, resend, status, content_type, answer, run";
 
 /// Adds an intent of this `run` of the gateway; changes nothing when there is one with its key.
@@ -141,17 +142,18 @@ pub(super) fn left_open(conn: &Connection, run: i64, limit: usize) -> rusqlite::
 pub(super) fn read(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<Option<Intent>> {
     let deadline_ms = unsigned(row.get(6)?);
     let parts = (
+        optional(row, 2, UserId::from_text)?,
         ExportType::parse(row.get_ref(3)?.as_str()?),
         BackendName::parse(row.get_ref(4)?.as_str()?),
         IntentState::parse(row.get_ref(7)?.as_str()?),
     );
-    let (Some(export), Some(backend), Some(state)) = parts else { return Ok(None) };
+    let (Some(user), Some(export), Some(backend), Some(state)) = parts else { return Ok(None) };
     // Past its deadline nobody is waiting for the answer any more, whatever process that was.
     let is_late = state == IntentState::Running && deadline_ms <= now_ms;
     Ok(Some(Intent {
         key: row.get(0)?,
         request_id: row.get(1)?,
-        user: optional_text(row, 2)?.and_then(UserId::from_text),
+        user,
         export,
         backend,
         started_ms: unsigned(row.get(5)?),
@@ -171,8 +173,12 @@ pub(super) fn read_all(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<Option<In
     intent.claim = token.zip(body).map(|(token, body)| Claim { token, body });
     intent.resend = row.get_ref(10)?.as_blob_or_null()?.map(Bytes::copy_from_slice);
     if intent.state == IntentState::Answered {
-        let Some(status) = row.get(11)? else { return Ok(None) };
+        let status = row.get::<_, Option<i64>>(11)?.and_then(|status| u16::try_from(status).ok());
         let body = row.get_ref(13)?.as_blob_or_null()?.unwrap_or_default();
+        let Some(status) = status.filter(|status| (100..=999).contains(status)) else { return Ok(None) };
+        if body.len() > limits::KEPT_ANSWER {
+            return Ok(None);
+        }
         intent.answer = Some(KeptAnswer { status, content_type: row.get(12)?, body: Bytes::copy_from_slice(body) });
     }
     Ok(Some(intent))

@@ -7,7 +7,7 @@ use crate::names::{BackendName, ExportType, JobId, UserId};
 
 /// What one write did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Effect {
+pub(crate) struct Effect {
     /// Whether a row changed.
     pub(super) changed: bool,
     /// By how much the number of open jobs changed, in the order of [`BackendName::ALL`].
@@ -43,7 +43,7 @@ pub(super) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-pub(super) const JOB_COLUMNS: &str = "id, backend, export, user, started_ms, state";
+pub(crate) const JOB_COLUMNS: &str = "id, backend, export, user, started_ms, state";
 /// Writes a job. A found one (no user) never replaces one with a user; one that is over does not open again.
 pub(super) fn put_job(conn: &Connection, job: &Job) -> rusqlite::Result<Effect> {
     let before = "SELECT backend, state FROM jobs WHERE id = ?";
@@ -77,10 +77,17 @@ pub(super) fn put_job(conn: &Connection, job: &Job) -> rusqlite::Result<Effect> 
 }
 
 /// Reads `backend, state`: the place of the counter that an open job is counted in.
+///
+/// One that cannot be read is in none of them: it must not keep the other rows of a statement from being counted, or from
+/// being deleted.
 fn open_place(row: &Row<'_>) -> rusqlite::Result<Option<usize>> {
-    let backend = BackendName::parse(row.get_ref(0)?.as_str()?);
-    let open = row.get_ref(1)?.as_str()? == JobState::Open.as_str();
-    Ok(backend.filter(|_| open).map(place))
+    let open = word(row, 1)? == Some(JobState::Open.as_str());
+    Ok(word(row, 0)?.and_then(BackendName::parse).filter(|_| open).map(place))
+}
+
+/// Reads a text; `None` for anything else.
+fn word<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r str>> {
+    Ok(row.get_ref(column)?.as_str().ok())
 }
 
 pub(super) fn finish_job(conn: &Connection, id: &JobId, state: JobState) -> rusqlite::Result<Effect> {
@@ -98,7 +105,7 @@ pub(super) fn finish_job(conn: &Connection, id: &JobId, state: JobState) -> rusq
 }
 
 /// Deletes up to `limit` jobs that began before `before_ms`; returns how many.
-pub(super) fn expire(conn: &Connection, before_ms: u64, limit: usize) -> rusqlite::Result<(usize, Effect)> {
+pub(crate) fn expire(conn: &Connection, before_ms: u64, limit: usize) -> rusqlite::Result<(usize, Effect)> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql = "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE started_ms < ? ORDER BY started_ms LIMIT ?)
         RETURNING backend, state";
@@ -166,7 +173,7 @@ pub(crate) fn open_counts(conn: &Connection) -> rusqlite::Result<[i64; 2]> {
         conn.prepare_cached("SELECT backend, count(*) FROM jobs WHERE state = 'open' GROUP BY backend")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        if let Some(backend) = BackendName::parse(row.get_ref(0)?.as_str()?) {
+        if let Some(backend) = word(row, 0)?.and_then(BackendName::parse) {
             counts[place(backend)] = row.get(1)?;
         }
     }
@@ -183,24 +190,24 @@ pub(super) fn valid<T>(read: rusqlite::Result<Option<T>>) -> rusqlite::Result<Op
 
 /// Reads the columns of [`JOB_COLUMNS`]; `None` for values that no job has.
 pub(super) fn read_job(row: &Row<'_>) -> rusqlite::Result<Option<Job>> {
-    let export = optional_text(row, 2)?;
-    let user = optional_text(row, 3)?;
     let parts = (
         JobId::parse(row.get_ref(0)?.as_str()?).ok(),
         BackendName::parse(row.get_ref(1)?.as_str()?),
+        optional(row, 2, ExportType::parse)?,
+        optional(row, 3, UserId::from_text)?,
         JobState::parse(row.get_ref(5)?.as_str()?),
     );
-    let (Some(id), Some(backend), Some(state)) = parts else { return Ok(None) };
-    Ok(Some(Job {
-        id,
-        backend,
-        export: export.and_then(ExportType::parse),
-        user: user.and_then(UserId::from_text),
-        started_ms: unsigned(row.get(4)?),
-        state,
-    }))
+    let (Some(id), Some(backend), Some(export), Some(user), Some(state)) = parts else { return Ok(None) };
+    Ok(Some(Job { id, backend, export, user, started_ms: unsigned(row.get(4)?), state }))
 }
 
-pub(super) fn optional_text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<&'a str>> {
-    Ok(row.get_ref(column)?.as_str_or_null()?)
+/// Reads a column that may be NULL; `None` when it holds something else than it should. That must not pass for NULL: a
+/// job without a user is shown to whoever asks.
+pub(super) fn optional<T>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl Fn(&str) -> Option<T>,
+) -> rusqlite::Result<Option<Option<T>>> {
+    let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(Some(None)) };
+    Ok(parse(text).map(Some))
 }

@@ -10,7 +10,7 @@ use crate::jobs::store::Cause;
 use crate::limits;
 
 /// One step per version; `PRAGMA user_version` says how many have been taken.
-pub(super) const STEPS: [&str; 2] = [
+pub(crate) const STEPS: [&str; 2] = [
     "
 CREATE TABLE jobs (
     seq INTEGER PRIMARY KEY,

@@ -127,7 +127,7 @@ fn times_issuer_and_audience_are_checked() {
         (changed("nbf", json!(now() + 40)), Err(BadToken::NotYet)),
         (changed("nbf", json!("soon")), Err(BadToken::Claims)),
         (changed("iss", json!("https://evil.example")), Err(BadToken::Issuer)),
-        (changed("iss", json!([ISSUER, "https://other.example"])), Ok("ann")),
+        (changed("iss", json!([ISSUER, "https://other.example"])), Err(BadToken::Issuer)),
         (without("iss"), Err(BadToken::Claims)),
         (changed("aud", json!("elsewhere")), Err(BadToken::Audience)),
         (changed("aud", json!(["elsewhere", "exports"])), Ok("ann")),
@@ -273,4 +273,33 @@ fn what_holds_no_keys_is_refused_with_its_reason() {
 fn no_key_is_shown() {
     let shown = format!("{:?}", jwt(keys(SECRET).unwrap()));
     assert!(shown.contains("Keys(1)") && !shown.contains(SECRET), "{shown}");
+}
+
+#[test]
+fn what_a_header_is_refused_for_is_refused_in_a_claim() {
+    let jwt = jwt(keys(SECRET).unwrap());
+    for odd in ["ann\u{0}", "ann\r\n", "a,nn", "ann\u{7f}", "\u{100}ann"] {
+        assert_eq!(user(&jwt, &hs256(&changed("sub", json!(odd)))), Err(BadToken::NoUser), "{odd:?}");
+    }
+    assert_eq!(user(&jwt, &hs256(&changed("sub", json!("a.n n")))).as_deref(), Ok("ann"));
+}
+
+#[test]
+fn an_issuer_is_one_text() {
+    let jwt = jwt(keys(SECRET).unwrap());
+    for odd in [json!([ISSUER]), json!([ISSUER, "https://other.example"])] {
+        assert_eq!(user(&jwt, &hs256(&changed("iss", odd))), Err(BadToken::Issuer));
+    }
+}
+
+#[test]
+fn a_private_key_is_refused_in_json_too() {
+    let pair = json!({"kty": "RSA", "n": RSA_MODULUS.trim(), "e": "AQAB", "d": "AAAA"});
+    let odd = json!({"kty": "OKP", "crv": "Ed25519", "x": "AA", "d": "AA"});
+    let public = json!({"kty": "RSA", "n": RSA_MODULUS.trim(), "e": "AQAB"});
+    assert_eq!(keys(&pair.to_string()).err(), Some(BadKeys::Private));
+    for private in [&pair, &odd] {
+        assert_eq!(keys(&json!({"keys": [public, private]}).to_string()).err(), Some(BadKeys::Private));
+    }
+    assert!(keys(&json!({"keys": [public]}).to_string()).is_ok());
 }

@@ -153,3 +153,39 @@ async fn answers_of_keys_are_kept_from_a_damaged_store() {
     let read = store.intent("key-1").await.unwrap().unwrap();
     assert_eq!((read.claim, read.answer), (Some(claim), Some(answer)));
 }
+
+/// A text that is none, as a flipped bit leaves it; the table itself is sound.
+async fn with_row(sql: &str, read: impl AsyncFn(&SqliteStore)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = open(&path);
+    store.put_job(job("whole", None), None).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    let store = open(&path);
+    read(&store).await;
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_whose_user_cannot_be_read_is_not_everybodys() {
+    let sql = "INSERT INTO jobs (id, backend, export, user, started_ms, state)
+        VALUES ('odd', 'workers', 'overlay', '!?', 1, 'open')";
+    with_row(sql, async |store| {
+        assert_eq!(store.job(&id("odd")).await.unwrap(), None);
+        assert_eq!(store.job(&id("whole")).await.unwrap().unwrap().user, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_no_text_keeps_no_other_from_being_counted() {
+    let sql = "INSERT INTO jobs (id, backend, export, user, started_ms, state)
+        VALUES ('odd', CAST(x'ff77' AS TEXT), 'overlay', 'ann', 1, 'open')";
+    with_row(sql, async |store| {
+        assert_eq!(store.open_count(BackendName::Workers), 1);
+        assert_eq!(store.job(&id("odd")).await.unwrap(), None);
+    })
+    .await;
+}
