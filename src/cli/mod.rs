@@ -29,6 +29,7 @@ Examples:
   export-gateway check --config new.toml              find every problem of a file, before it is live
   export-gateway explain --user ann --type overlay    say where ann's next export starts, and why
   export-gateway diff gateway.toml new.toml          say who would move
+  export-gateway schema > gateway.schema.json         let an editor know the file's keys
   export-gateway jobs show 0192f0c1                   say which backend owns a job
   export-gateway jobs list --open --backend workers   list what would be lost if workers went away
   export-gateway jobs copy --from data/jobs.db        take the records along to the store of gateway.toml
@@ -61,6 +62,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Say who would move if one file took another's place
     Diff(DiffArgs),
+    /// Print the JSON Schema of the file, for editors
+    Schema,
     /// Ask a running gateway whether it is ready; for containers
     Healthcheck,
     /// Print a script that completes commands in a shell
@@ -147,6 +150,7 @@ impl Args {
             Some(Command::Check) => Some(check::run(&self.config)),
             Some(Command::Explain(args)) => Some(with_table(&self.config, |table| explain::run(table, args))),
             Some(Command::Diff(args)) => Some(diff::run(args)),
+            Some(Command::Schema) => Some(write_out(&format!("{:#}\n", config::schema()))),
             Some(Command::Healthcheck) => Some(with_table(&self.config, healthcheck::run)),
             Some(Command::Completions { shell }) => {
                 let mut script = Vec::new();

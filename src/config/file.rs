@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 mod proofs;
@@ -17,11 +18,13 @@ pub(crate) use proofs::{CredentialFile, JwtFile, SecretFile};
 use super::store::Store;
 use super::texts::{CookieName, Declined, Line, Origin, Text, User, WebSocket};
 use super::values::{Fraction, Size, TrustedPeers, Unsupported, Written};
+use crate::limits;
 use crate::routing::table::{BaseUrl, Secret, Share};
 
 /// The whole file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["backends"]))]
 pub(crate) struct File {
     /// The public port.
     pub(crate) server: ServerFile,
@@ -36,6 +39,7 @@ pub(crate) struct File {
     /// Which users are moved.
     pub(crate) rollout: RolloutFile,
     /// The export types that are taken over, by name.
+    #[schemars(extend("propertyNames" = {"pattern": "^[a-z0-9_-]{1,64}$"}))]
     pub(crate) exports: BTreeMap<String, ExportFile>,
     /// How long jobs are remembered, and where.
     pub(crate) jobs: JobsFile,
@@ -46,12 +50,13 @@ pub(crate) struct File {
 }
 
 /// `[server]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ServerFile {
     /// Address and port; port 0 takes any free one. Needs a restart.
     pub(crate) listen: Written<SocketAddr>,
     /// Worker threads; default: the cores there are. Needs a restart.
+    #[schemars(extend("minimum" = 1, "maximum" = 1024))]
     pub(crate) threads: Option<Written<u32>>,
     /// A client has this long to send its request head, from its first byte.
     pub(crate) header_timeout: Written<Duration>,
@@ -66,6 +71,7 @@ pub(crate) struct ServerFile {
     /// What clients call the gateway.
     pub(crate) public_url: Option<Written<BaseUrl>>,
     /// Not in this version.
+    #[schemars(skip)]
     pub(crate) tls: Option<Unsupported>,
 }
 
@@ -86,7 +92,7 @@ impl Default for ServerFile {
 }
 
 /// `[admin]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct AdminFile {
     /// Address and port; needs a restart.
@@ -102,8 +108,9 @@ impl Default for AdminFile {
 }
 
 /// `[backends]`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["legacy", "workers"]))]
 pub(crate) struct BackendsFile {
     /// The FastAPI backend.
     pub(crate) legacy: LegacyFile,
@@ -112,8 +119,9 @@ pub(crate) struct BackendsFile {
 }
 
 /// `[backends.legacy]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["url"]))]
 pub(crate) struct LegacyFile {
     /// Where it is; required.
     pub(crate) url: Option<Written<BaseUrl>>,
@@ -143,8 +151,9 @@ impl Default for LegacyFile {
 }
 
 /// `[backends.workers]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["url"]))]
 pub(crate) struct WorkersFile {
     /// Where they are; required.
     pub(crate) url: Option<Written<BaseUrl>>,
@@ -193,22 +202,25 @@ impl Default for WorkersFile {
 }
 
 /// `[circuit]`, of workers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CircuitFile {
     /// Length of the sliding window.
     pub(crate) window: Written<Duration>,
     /// Outcomes in the window before a share counts.
+    #[schemars(extend("minimum" = 1))]
     pub(crate) minimum: Written<u32>,
     /// Share of failures that opens, above 0 and up to 1.
     pub(crate) failure_share: Written<Fraction>,
     /// Failures in a row that open whatever the rate.
+    #[schemars(extend("minimum" = 1))]
     pub(crate) consecutive: Written<u32>,
     /// First opening; doubles up to `open_max`.
     pub(crate) open: Written<Duration>,
     /// Longest opening.
     pub(crate) open_max: Written<Duration>,
     /// Requests let through when half open.
+    #[schemars(extend("minimum" = 1))]
     pub(crate) probes: Written<u32>,
 }
 
@@ -227,7 +239,7 @@ impl Default for CircuitFile {
 }
 
 /// `[identity]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct IdentityFile {
     /// The header that carries the user.
@@ -255,7 +267,7 @@ impl Default for IdentityFile {
 }
 
 /// `[rollout]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RolloutFile {
     /// The master switch.
@@ -283,7 +295,7 @@ impl Default for RolloutFile {
 }
 
 /// `[exports.{type}]`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ExportFile {
     /// Body fields that go into `params`; left out: every field but `project_id`.
@@ -295,8 +307,9 @@ pub(crate) struct ExportFile {
 }
 
 /// `[exports.{type}.input_key]`: one of three forms, told apart by `field`, `database` or `url`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("oneOf" = [{"required": ["field"]}, {"required": ["database"]}, {"required": ["url"]}]))]
 pub(crate) struct InputKeyFile {
     /// The client sends it in this body field.
     pub(crate) field: Option<Written<Line>>,
@@ -315,12 +328,13 @@ pub(crate) struct InputKeyFile {
 }
 
 /// `[jobs]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JobsFile {
     /// File of the embedded store, or the address of a Redis; needs a restart.
     pub(crate) store: Written<Store>,
     /// Replicas of a Redis that must have a write before it counts; needs a restart.
+    #[schemars(extend("maximum" = limits::REDIS_REPLICAS))]
     pub(crate) wait_replicas: Written<u32>,
     /// How long an owner is kept.
     pub(crate) keep: Written<Duration>,
@@ -340,7 +354,7 @@ impl Default for JobsFile {
 }
 
 /// `[limits]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LimitsFile {
     /// Body of a start.
@@ -354,8 +368,10 @@ pub(crate) struct LimitsFile {
     /// Request head.
     pub(crate) headers: Written<Size>,
     /// Header fields.
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
     pub(crate) header_count: Written<u32>,
     /// Client connections.
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
     pub(crate) connections: Written<u32>,
     /// A request body that stops.
     pub(crate) body_idle: Written<Duration>,
@@ -380,10 +396,12 @@ impl Default for LimitsFile {
 }
 
 /// `[cors]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["origins"]))]
 pub(crate) struct CorsFile {
     /// Origins that may read answers.
+    #[schemars(extend("minItems" = 1))]
     pub(crate) origins: Vec<Written<Origin>>,
     /// Whether credentials may be sent.
     pub(crate) credentials: Written<bool>,

@@ -16,6 +16,7 @@ mod file;
 mod input_key;
 mod problem;
 mod read;
+mod schema;
 mod store;
 mod texts;
 mod tree;
@@ -32,6 +33,7 @@ pub use env::Env;
 pub use environment::{environment_warnings, mount_warning};
 pub use problem::{Excerpt, Problem, Warning};
 pub use read::{base_dir, load_file, read, unreadable};
+pub use schema::schema;
 
 use crate::limits;
 use crate::routing::table::{RoutingTable, StoreLocation};

@@ -28,6 +28,7 @@ mod reload;
 mod replicas;
 mod reuse;
 mod rollout;
+mod schema;
 mod start;
 mod start_body;
 mod status;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use http::header::{self, HeaderName};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
@@ -12,8 +13,9 @@ use crate::config::values::{Value, Written};
 use crate::routing::table::Secret;
 
 /// `[identity.jwt]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["keys"]))]
 pub(crate) struct JwtFile {
     /// The header that carries the token.
     pub(crate) header: Written<HeaderName>,
@@ -40,7 +42,7 @@ impl Default for JwtFile {
 }
 
 /// `[backends.workers.credential]`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CredentialFile {
     /// `Authorization: Bearer …`.
