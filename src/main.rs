@@ -25,5 +25,5 @@ fn main() -> ExitCode {
     for warning in warnings.into_iter().chain(environment) {
         tracing::warn!(key = warning.key, "{warning}");
     }
-    cli::run::run(&args.config, table, args.log_format())
+    cli::run::run(&args.config, table, args.log_format)
 }

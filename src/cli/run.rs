@@ -24,6 +24,7 @@ use crate::routing::table::RoutingTable;
 use crate::server::{self, Serving, Stage, listen};
 use crate::telemetry::access_log::{AccessLog, Format, Writer};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::outlet::Outlet;
 
 /// Exit code for what a person must mend outside of the file.
 const CANNOT_START: u8 = 1;
@@ -42,6 +43,12 @@ enum StartError {
     Store(#[from] StoreHeld),
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    #[error("cannot open the access log {path} (log.access)")]
+    AccessLog {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("metrics cannot be set up")]
     Metrics(#[from] prometheus::Error),
     #[error("the operating system refused {what}")]
@@ -53,7 +60,9 @@ enum StartError {
 }
 
 /// Runs the gateway until it is told to stop; returns 0 after an orderly end.
-pub fn run(path: &Path, table: RoutingTable, format: Format) -> ExitCode {
+///
+/// `format` is what was asked for; without it, a file gets JSON, and standard output what suits it.
+pub fn run(path: &Path, table: RoutingTable, format: Option<Format>) -> ExitCode {
     match start_and_serve(path, table, format) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -91,7 +100,7 @@ impl Signals {
     }
 }
 
-fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(), StartError> {
+fn start_and_serve(path: &Path, table: RoutingTable, format: Option<Format>) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -100,7 +109,14 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
     let signals = runtime.block_on(async { Signals::listen() })?;
     raise_descriptors(table.limits.connections);
     let fixed = table.fixed.clone();
-    let (access_log, writer) = AccessLog::start(std::io::stdout(), format)
+    let outlet = match &fixed.access_log {
+        None => Outlet::stdout(),
+        Some(path) => {
+            Outlet::file(path).map_err(|source| StartError::AccessLog { path: path.display().to_string(), source })?
+        }
+    };
+    let format = format.unwrap_or_else(|| outlet.format());
+    let (access_log, writer) = AccessLog::start(outlet, format)
         .map_err(|source| StartError::System { what: "the access log's thread", source })?;
     let metrics = Arc::new(Metrics::new(access_log.lost())?);
     metrics.table_applied(&table);

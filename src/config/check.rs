@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::credential::check_credential;
-use super::file::{CircuitFile, CorsFile, File, LegacyFile, LimitsFile};
+use super::file::{CircuitFile, CorsFile, File, LegacyFile, LimitsFile, STDOUT};
 use super::input_key::check_exports;
 use super::problem::{Mistake, Origin, Problem, Warning};
 use super::store::check_store;
@@ -147,6 +147,7 @@ fn check_fixed(checker: &mut Checker<'_>, file: &File) -> Fixed {
         threads: threads.map_or_else(cores, |threads| threads as usize),
         admin_listen: admin,
         store: check_store(checker, file),
+        access_log: Some(&file.log.access.0.0).filter(|to| *to != STDOUT).map(|path| join(checker.base_dir, path)),
     }
 }
 

@@ -11,8 +11,10 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod outlets;
 mod proofs;
 
+pub(crate) use outlets::{LogFile, STDOUT};
 pub(crate) use proofs::{CredentialFile, JwtFile, SecretFile};
 
 use super::store::Store;
@@ -43,6 +45,8 @@ pub(crate) struct File {
     pub(crate) exports: BTreeMap<String, ExportFile>,
     /// How long jobs are remembered, and where.
     pub(crate) jobs: JobsFile,
+    /// Where what operators read goes.
+    pub(crate) log: LogFile,
     /// Bounds on what clients and backends may send.
     pub(crate) limits: LimitsFile,
     /// CORS for answers that legacy did not make.

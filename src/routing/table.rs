@@ -68,6 +68,8 @@ pub struct Fixed {
     pub admin_listen: SocketAddr,
     /// `jobs.store`.
     pub store: StoreLocation,
+    /// `log.access`: absolute path; `None`: standard output.
+    pub access_log: Option<PathBuf>,
 }
 
 /// Where job records live.

@@ -1,9 +1,10 @@
 //! The access log: one line per request, gathered per thread, written by one thread of its own.
 //!
-//! A request never waits for the log. When the writer falls behind, whole buffers are dropped and their lines counted.
+//! A request never waits for the log. When the writer falls behind, whole buffers are dropped and their lines counted, as
+//! are lines that cannot be written.
 
 use std::cell::{Cell, RefCell};
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::limits;
+use crate::telemetry::outlet::Outlet;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +45,13 @@ impl Writer {
 
 impl AccessLog {
     /// Starts the writer.
-    pub fn start(output: impl Write + Send + 'static, format: Format) -> std::io::Result<(AccessLog, Writer)> {
+    pub fn start(outlet: Outlet, format: Format) -> io::Result<(AccessLog, Writer)> {
         let (buffers, received) = sync_channel(limits::LOG_QUEUE);
-        let writer =
-            std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&received, output))?;
-        Ok((AccessLog { buffers, lost: Arc::default(), format }, Writer(writer)))
+        let lost = Arc::new(AtomicU64::new(0));
+        let counter = lost.clone();
+        let write = move || write_all(&received, outlet, &counter);
+        let writer = std::thread::Builder::new().name("access-log".into()).spawn(write)?;
+        Ok((AccessLog { buffers, lost, format }, Writer(writer)))
     }
 
     /// Returns the counter of lines that were dropped.
@@ -61,11 +65,42 @@ impl AccessLog {
     }
 }
 
-fn write_all(received: &Receiver<Vec<u8>>, mut output: impl Write) {
-    while let Ok(buffer) = received.recv() {
-        // Nobody can be told of a broken stdout but through itself; the gateway serves on.
-        let _ = output.write_all(&buffer).and_then(|()| output.flush());
+fn write_all(received: &Receiver<Vec<u8>>, mut outlet: Outlet, lost: &AtomicU64) {
+    let (mut is_torn, mut has_failed) = (false, false);
+    while let Ok(mut buffer) = received.recv() {
+        outlet.follow();
+        if is_torn {
+            // What was written of a line before the failure must not run into the next one.
+            buffer.insert(0, b'\n');
+        }
+        let (written, failed) = write_some(&mut outlet, &buffer);
+        if written > 0 {
+            is_torn = buffer[written - 1] != b'\n';
+        }
+        if let Some(error) = &failed {
+            let lines = buffer[written..].iter().filter(|byte| **byte == b'\n').count();
+            lost.fetch_add(lines as u64, Ordering::Relaxed);
+            // Once per failure, not per line: the disk may be full of just this.
+            if !has_failed {
+                tracing::error!(%error, to = %outlet, "the access log cannot be written: its lines are lost");
+            }
+        }
+        has_failed = failed.is_some();
     }
+}
+
+/// Writes as much as can be written; returns how much, and what stopped it.
+fn write_some(outlet: &mut impl Write, buffer: &[u8]) -> (usize, Option<io::Error>) {
+    let mut written = 0;
+    while written < buffer.len() {
+        match outlet.write(&buffer[written..]) {
+            Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Some(error)),
+        }
+    }
+    (written, outlet.flush().err())
 }
 
 /// A thread's buffer of lines.
@@ -189,6 +224,45 @@ mod tests {
         assert!(!written.contains(char::is_control), "{written:?}");
         let read: String = serde_json::from_str(&written).expect("valid JSON");
         assert!(text.starts_with(&read) && read.contains('\u{9f}'), "{read:?}");
+    }
+
+    /// Takes some bytes, then none, then again.
+    struct Full(Vec<u8>, usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.1);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.1 -= taken;
+            self.0.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn as_much_is_written_as_there_is_room_for() {
+        let mut disk = Full(Vec::new(), 5);
+        let (written, failed) = write_some(&mut disk, b"12\n34\n56\n");
+        assert_eq!((written, failed.map(|error| error.kind())), (5, Some(io::ErrorKind::StorageFull)));
+        disk.1 = 100;
+        assert!(matches!(write_some(&mut disk, b"78\n"), (3, None)));
+        assert_eq!(disk.0, b"12\n3478\n");
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_tear_no_other() {
+        let (buffers, received) = sync_channel(4);
+        let lost = AtomicU64::new(0);
+        buffers.send(b"1\n2\n3\n".to_vec()).unwrap();
+        drop(buffers);
+        write_all(&received, Outlet::file("/dev/full".as_ref()).unwrap(), &lost);
+        assert_eq!(lost.load(Ordering::Relaxed), 3);
     }
 
     #[test]

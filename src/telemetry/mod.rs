@@ -1,5 +1,6 @@
 //! What operators see: the record of each request, metrics, and events.
 
+pub mod outlet;
 pub mod access_log;
 pub mod metrics;
 pub mod record;

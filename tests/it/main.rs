@@ -3,6 +3,7 @@
 // What tests print is read with `--nocapture`: tables of what was seen.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::type_complexity)]
 
+mod access_log;
 mod admin;
 mod broken;
 mod circuit;

@@ -184,8 +184,15 @@ fn planted_errors_do_not_fit() {
 
 #[test]
 fn what_comes_from_the_environment_fits() {
-    let paths =
-        ["rollout.percent", "rollout.workers", "server.listen", "limits.start_body", "identity.trusted", "jobs.store"];
+    let paths = [
+        "rollout.percent",
+        "rollout.workers",
+        "server.listen",
+        "limits.start_body",
+        "identity.trusted",
+        "jobs.store",
+        "log.access",
+    ];
     let unset = paths.map(|path| with(path, "${NAME:-default}"));
     let quoted = [("rollout.percent", "12.5"), ("rollout.workers", "true"), ("circuit.minimum", "20")]
         .map(|(path, value)| with(path, value));
