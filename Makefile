@@ -17,10 +17,11 @@ test: ## everything: formatting, lints, unit tests, and the real binary between 
 	tests/backends/redis.sh
 	cargo test --locked
 
-lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
+lint: ## rustfmt, clippy, rustdoc, dependencies (deny.toml), and `check` on every TOML shipped
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+	tests/tools/deny.sh
 	cargo run --locked --quiet -- check --config gateway.toml
 
 fuzz: ## ten minutes for each fuzz target (MINUTES=10); needs a nightly toolchain and cargo-fuzz
