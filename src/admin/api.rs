@@ -101,6 +101,8 @@ fn decoded(value: &str) -> String {
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
         let hex = (*byte == b'%').then(|| value.get(at + 1..at + 3)).flatten();
+        // `from_str_radix` would take a sign, too.
+        let hex = hex.filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(decoded) => {
                 out.push(decoded);
@@ -143,6 +145,7 @@ mod tests {
     #[test]
     fn values_of_a_query_are_decoded() {
         assert_eq!(decoded("a+b%2Fc%zz%4"), "a b/c%zz%4");
+        assert_eq!(decoded("%+5"), "% 5");
         assert_eq!(decoded("%c3%a9"), "\u{e9}");
     }
 }

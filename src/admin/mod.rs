@@ -5,11 +5,12 @@ pub mod api;
 pub mod health;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::admin::access::Access;
 use crate::gateway::core::Gateway;
@@ -26,6 +28,8 @@ use crate::names::BackendName;
 use crate::reload::{Outcome, ReloadStatus};
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
+
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// What the admin port shows.
 #[derive(Debug)]
@@ -53,8 +57,13 @@ pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
             let service = service_fn(async |request| Ok::<_, Infallible>(answer(&admin, &request).await));
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(limits::ADMIN_HEADER_TIMEOUT);
-            // An error is the asker's: it left, or broke HTTP's rules and was told so.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+            // An error is the asker's: it left, or broke HTTP's rules and was told so. One that never ends to ask, or to
+            // read its answer, must not keep its place from a probe.
+            if timeout(limits::ADMIN_CONNECTION, connection.as_mut()).await.is_err() {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(limits::ADMIN_HEADER_TIMEOUT, connection).await;
+            }
             drop(place);
         });
     }
@@ -133,6 +142,8 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A page of another site cannot read it; this way it cannot even have it loaded.
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
 }
 

@@ -60,8 +60,11 @@ pub enum Verdict<'a> {
 
 /// Says what a start with this body gets, when `holder` has its key.
 pub fn judge<'a>(holder: &'a Intent, body: &BodyHash) -> Verdict<'a> {
-    if holder.claim.as_ref().is_some_and(|claim| claim.body != *body) {
-        return Verdict::OtherBody;
+    match &holder.claim {
+        Some(claim) if claim.body != *body => return Verdict::OtherBody,
+        Some(_) => {}
+        // A record that is damaged: whose answer it holds cannot be said.
+        None => return Verdict::Unknown,
     }
     match (holder.state, &holder.answer) {
         (IntentState::Answered, Some(answer)) => Verdict::Replay(answer),
@@ -178,6 +181,8 @@ mod tests {
             let holder = holder(state, b"one", kept);
             assert_eq!(judge(&holder, &hash(b"one")), expected, "{state:?}");
             assert_eq!(judge(&holder, &hash(b"two")), Verdict::OtherBody, "{state:?}");
+            let damaged = Intent { claim: None, ..holder };
+            assert_eq!(judge(&damaged, &hash(b"one")), Verdict::Unknown, "{state:?}");
         }
     }
 

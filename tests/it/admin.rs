@@ -16,6 +16,7 @@ fn health_and_readiness_say_what_they_should() {
     assert!(health.header("content-type").is_some_and(|it| it.starts_with("text/plain")));
     let ready = get(gateway.admin(), "/readyz");
     assert_eq!((ready.status, ready.header("cache-control")), (200, Some("no-store")));
+    assert_eq!(ready.header("cross-origin-resource-policy"), Some("same-origin"));
     let status = ready.json()["status"].clone();
     assert!(status == "ready" || status == "degraded", "{status}");
     assert!(ready.json()["reasons"].is_array());
