@@ -5,6 +5,7 @@ import asyncio
 import random
 import shutil
 import sqlite3
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from starts import FIRST_PROJECT, Start, Starts
 from weather import Weather
 
 DEADLINE = 7.5  # Seconds after which no start can be under way any more, by the time-outs of the file.
+TELL_EVERY = 30  # Seconds between two lines of progress.
 DOWNLOADS = [1_000, 70_000]
 
 
@@ -84,6 +86,7 @@ class Run:
         """Segments of starts until enough have met a fault, and all kills are done."""
         others = [asyncio.create_task(task) for task in (self.kill(), self.flip(), self.bystand())]
         self.calm.set()
+        said = time.monotonic()
         for segment in self.starts.segments():
             await self.weather.over(segment)
             for task in others:
@@ -91,6 +94,9 @@ class Run:
                     raise task.exception()
             if self.faulted() >= self.options.starts and others[0].done():
                 break
+            if time.monotonic() > said + TELL_EVERY:
+                said = time.monotonic()
+                print(f"{self.faulted()} of {self.options.starts} starts have met a fault", file=sys.stderr, flush=True)
         self.over = True
         await asyncio.gather(*others)
 

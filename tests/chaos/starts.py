@@ -10,7 +10,7 @@ from replicas import users
 
 FIRST_PROJECT = 1_000
 NO_VIDEO = 1_000_000_000  # Projects from here on have none.
-UPLOAD = 600 * 1024  # Bytes of a body that no socket's buffers hold.
+UPLOAD = 160 * 1024  # Bytes of a body that the middleman does not take in at once.
 
 # What a start meets without any network: the user's database, or the request itself.
 SPECIAL = ["input_key: database locked", "input_key: no database", "no working video", "no JSON content type"]
