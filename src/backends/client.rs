@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,11 +16,12 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls::AlertDescription;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backends::credential;
-use crate::backends::dial::{DialError, Dialer};
+use crate::backends::dial::{DialError, Dialer, Offer};
 use crate::backends::resolve::Name;
 use crate::http::body::{Gate, Upload, UploadError};
 use crate::http::socket::Peek;
@@ -64,9 +66,38 @@ impl SendError {
         match upload {
             Some(upload) => SendError::Upload(upload),
             None if error.is_parse() => SendError::Unreadable(error),
-            None => SendError::Closed(error),
+            None => match handshake_alert(&error) {
+                Some(alert) => SendError::Dial(DialError::Tls(io::Error::other(alert))),
+                None => SendError::Closed(error),
+            },
         }
     }
+}
+
+/// Finds the alert of a backend that did not take the gateway's certificate: with TLS 1.3 it comes when the gateway's
+/// own side of the handshake is over, in place of everything that could answer a request (RFC 8446, 4.4.2.4).
+fn handshake_alert(error: &hyper::Error) -> Option<rustls::Error> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let tls = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(tls @ rustls::Error::AlertReceived(alert)) = tls.and_then(|tls| tls.downcast_ref()) {
+            let about_certificate = matches!(
+                alert,
+                AlertDescription::CertificateRequired
+                    | AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::UnknownCA
+                    | AlertDescription::AccessDenied
+                    | AlertDescription::DecryptError
+            );
+            return about_certificate.then(|| tls.clone());
+        }
+        cause = inner.source();
+    }
+    None
 }
 
 /// What may be done with a request whose connection fails.
@@ -240,7 +271,7 @@ impl Client {
     }
 
     async fn connect(&self, backend: &Backend) -> Result<Connection, SendError> {
-        let socket = self.dialer.dial(&backend.url, backend.connect_timeout).await?;
+        let socket = self.dialer.dial(backend, Offer::Http1).await?;
         let peek = socket.peek_handle();
         let peer = peek.peer();
         let (sender, driver) = http1::Builder::new()

@@ -148,7 +148,6 @@ fn no_secret_is_shown() {
 
 /// What stands after the two addresses, and what is said of it.
 const MISTAKES: &[(&str, &str)] = &[
-    ("[server]\ntls = { certificate = \"c\", key = \"k\" }\n", "6: server.tls: is not supported by this version"),
     ("[identity.jwt]\nheader = \"Authorization\"\n", "5: identity.jwt.keys: is missing (add keys = \"jwks.json\""),
     ("[identity.jwt]\nkeys = \"k\"\nheader = \"Cookie\"\n", "7: identity.jwt.header: cookie cannot carry a token"),
     (

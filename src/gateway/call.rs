@@ -105,7 +105,7 @@ impl Call {
     }
 
     fn sender(&self) -> Sender<'_> {
-        Sender { address: &self.peer.address_value, scheme: "http", trusted: self.trusted_proxy }
+        Sender { address: &self.peer.address_value, scheme: self.peer.scheme, trusted: self.trusted_proxy }
     }
 
     /// Edits a head for legacy: nothing changes but hop-by-hop, forwarding and identity fields and the request id.

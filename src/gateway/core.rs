@@ -147,10 +147,12 @@ pub struct Peer {
     pub address: IpAddr,
     /// The address as a header value.
     pub address_value: HeaderValue,
+    /// `http` or `https`: how it reached us.
+    pub scheme: &'static str,
     /// What the connection is waiting for.
     pub progress: Arc<Progress>,
     /// Holds the connection's place under `limits.connections`.
-    pub seat: Seat,
+    pub seat: Rc<Seat>,
 }
 
 /// A place under `limits.connections`, given back when the connection ends.

@@ -130,9 +130,14 @@ pub fn note_early(core: &Rc<Core>, peer: &Rc<Peer>, early: &Early) {
 
 /// Answers a request that there is no room for.
 pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, method: Method, uri: Uri) -> Response<ReplyBody> {
+    refuse(core, peer, method, uri, &Refusal::Overloaded)
+}
+
+/// Answers a request that does not come as far as the flow.
+pub fn refuse(core: &Rc<Core>, peer: &Rc<Peer>, method: Method, uri: Uri, refusal: &Refusal) -> Response<ReplyBody> {
     let mut record =
         Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address_value.clone(), core.fresh_id()));
-    let reply = Reply::refuse(&Refusal::Overloaded, &mut record);
+    let reply = Reply::refuse(refusal, &mut record);
     finish(core, peer, reply, record)
 }
 

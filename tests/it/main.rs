@@ -35,6 +35,7 @@ mod stream;
 mod support;
 mod target;
 mod tidy;
+mod tls_in;
 mod unknown_job;
 mod unpolled;
 mod websocket;

@@ -24,6 +24,7 @@ use crate::gateway::input_key;
 use crate::gateway::pass::chain;
 use crate::gateway::reply::Reply;
 use crate::http::body::{Bound, ReadError, Reservation, read_whole};
+use crate::http::headers::EARLY_DATA;
 use crate::http::refusal::Refusal;
 use crate::jobs::input_key::LookupError;
 use crate::jobs::record::{Claim, Closing, Intent, IntentState, Job, JobState};
@@ -75,6 +76,9 @@ pub async fn answer(
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     let Some(settings) = table.exports.get(&export) else { return Err(Refusal::Internal) };
+    if request.headers().get_all(EARLY_DATA).iter().any(|value| value == "1") {
+        return Err(Refusal::TooEarly);
+    }
     let mut decision = decide(&table.rollout, settings.share, call.user());
     record.export = Some(export.clone());
     record.decision = Some(decision.backend);

@@ -16,6 +16,7 @@ pub mod rude;
 pub mod scene;
 pub mod stand_in;
 pub mod tls;
+pub mod tls_client;
 pub mod tokens;
 pub mod websocket;
 pub mod wire;
