@@ -13,6 +13,8 @@ mod drain;
 mod exchange;
 mod flip;
 mod headers;
+mod http2;
+mod http2_frames;
 mod idempotency;
 mod idempotency_crash;
 mod identity;

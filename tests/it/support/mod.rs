@@ -9,6 +9,8 @@
 pub mod backend;
 pub mod client;
 pub mod gateway;
+pub mod h2_frames;
+pub mod http2;
 pub mod parts;
 pub mod raw_websocket;
 pub mod redis;
