@@ -221,6 +221,19 @@ pub const H2_PING: Duration = Duration::from_secs(30);
 /// And has this long to answer: on a slow line some MiB of an answer are before the question.
 pub const H2_PONG: Duration = Duration::from_secs(60);
 
+/// Requests on one HTTP/2 connection to workers, whatever they allow; with more a further connection is opened.
+pub const H2_BACKEND_STREAMS: usize = 100;
+/// Bytes of one answer that workers may send ahead: their answers are read whole, up to 1 MiB.
+pub const H2_ANSWER_WINDOW: u32 = 256 * 1024;
+/// Bytes of all answers of one connection that workers may send ahead.
+pub const H2_ANSWERS_WINDOW: u32 = 4 * 1024 * 1024;
+/// Streams given up here whose late frames are still told from nonsense.
+pub const H2_FORGOTTEN: usize = 100;
+/// An HTTP/2 connection to workers is asked this often whether anybody is there, so that no start goes into a dead one.
+pub const H2_BACKEND_PING: Duration = Duration::from_secs(10);
+/// And has this long to answer.
+pub const H2_BACKEND_PONG: Duration = Duration::from_secs(5);
+
 /// Requests worked on at the same time over all threads; beyond it new ones get 503 `overloaded`.
 pub const REQUESTS: usize = 20_000;
 

@@ -2,6 +2,9 @@
 
 pub mod resolve;
 pub mod dial;
+mod h2;
+pub mod send_error;
+mod pool;
 pub mod client;
 mod window;
 pub mod credential;

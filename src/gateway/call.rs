@@ -190,7 +190,7 @@ impl Call {
             gate
         });
         let unread = self.peer.progress.read_body();
-        (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
+        (Upload::Client(ClientBody::new(body, self.peer.end, table.limits.body_idle, gate.clone(), unread)), gate)
     }
 
     fn id_value(&self) -> HeaderValue {

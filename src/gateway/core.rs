@@ -16,7 +16,7 @@ use crate::backends::circuit::Circuit;
 use crate::backends::client::Client;
 use crate::gateway::search::Search;
 use crate::gateway::unpolled::Polls;
-use crate::http::body::Budget;
+use crate::http::body::{BodyEnd, Budget};
 use crate::http::inbound::Progress;
 use crate::http::tunnel::Tunnels;
 use crate::jobs::Jobs;
@@ -149,6 +149,8 @@ pub struct Peer {
     pub address_value: HeaderValue,
     /// `http` or `https`: how it reached us.
     pub scheme: &'static str,
+    /// How the ends of its requests' bodies are known.
+    pub end: BodyEnd,
     /// What the connection is waiting for.
     pub progress: Arc<Progress>,
     /// Holds the connection's place under `limits.connections`.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
 use crate::gateway::core::{Core, Peer, Seat};
+use crate::http::body::BodyEnd;
 use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
 use crate::http::refusal::Refusal;
@@ -57,7 +58,14 @@ pub async fn serve(
     let scheme = socket.scheme();
     let ip = address.ip().to_canonical();
     let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-    let peer = Rc::new(Peer { address: ip, address_value, scheme, progress: progress.clone(), seat: Rc::new(seat) });
+    let peer = Rc::new(Peer {
+        address: ip,
+        address_value,
+        scheme,
+        end: BodyEnd::Framing,
+        progress: progress.clone(),
+        seat: Rc::new(seat),
+    });
     let io = TokioIo::new(Inbound::new(socket, progress.clone()));
     let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();

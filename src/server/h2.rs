@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
 use crate::gateway::core::{Core, Peer, Seat};
+use crate::http::body::BodyEnd;
 use crate::http::downgrade;
 use crate::http::inbound::Progress;
 use crate::http::linger::Lingering;
@@ -170,6 +171,7 @@ impl Origin {
             address: self.address,
             address_value: self.address_value.clone(),
             scheme: self.scheme,
+            end: BodyEnd::Flag,
             progress: Progress::new(self.peek.clone()),
             seat: self.seat.clone(),
         })

@@ -10,6 +10,7 @@ use http::HeaderMap;
 use crate::support::backend::{Backend, Recorder, read_request, say};
 use crate::support::client::overlay;
 use crate::support::gateway::set;
+use crate::support::h2_frames::{self, Client, DATA, END_STREAM, RST_STREAM, Verdict, post};
 use crate::support::http2::{Call, Http2, call, get};
 use crate::support::parts::shared;
 use crate::support::scene::line_of;
@@ -153,6 +154,28 @@ fn heads_and_empty_answers_end_where_they_should() {
         assert_eq!(answer.header("content-length"), expected, "{status}");
         assert!(answer.body.is_empty() && answer.headers.get("x-hop").is_none());
         assert!(answer.headers.get("connection").is_none() && answer.headers.get("keep-alive").is_none());
+    }
+}
+
+#[test]
+fn an_upload_that_is_cancelled_does_not_look_whole() {
+    let recorder = Recorder::start();
+    let secure = Secure::start(&recorder, |_, _| {});
+    for code in [0_u32, 8, 2] {
+        for path in ["/upload", "/api/export/overlay/start"] {
+            recorder.forget();
+            let mut client = Client::open(&secure.trust(&["h2"]), secure.gateway.addr());
+            client.request(1, &[&post(path)[..], &[("content-type", "application/json")]].concat(), 0);
+            client.send(DATA, 0, 1, br#"{"project_id":12}"#);
+            // The upload is under way, and so is the read of a start's body.
+            std::thread::sleep(Duration::from_millis(100));
+            client.send(RST_STREAM, 0, 1, &code.to_be_bytes());
+            client.request(3, &h2_frames::get("/next"), END_STREAM);
+            assert_eq!(client.verdict(3), Verdict::Answer(200));
+            let seen = recorder.requests();
+            assert_eq!(seen.len(), 1, "{path}, cancelled with {code}: {seen:?}");
+            assert_eq!(seen[0].head.line, "GET /next HTTP/1.1");
+        }
     }
 }
 

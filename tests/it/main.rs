@@ -15,6 +15,7 @@ mod flip;
 mod headers;
 mod http2;
 mod http2_frames;
+mod http2_out;
 mod idempotency;
 mod idempotency_crash;
 mod identity;

@@ -88,7 +88,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let client_key = keyed::read(&parts.headers)?;
     let mut held = Reservation::new(core.gateway.budget.clone());
-    let body = read_whole(body, start_bound(table), &mut held).await.map_err(refuse_body)?;
+    let body = read_whole(body, call.peer.end, start_bound(table), &mut held).await.map_err(refuse_body)?;
     let mut start = Start { core, table, call, export, parts, body, held, key: core.fresh_id(), claim: None };
     if let Some(client_key) = client_key {
         start.put_under(&client_key);
@@ -303,7 +303,7 @@ fn refuse_body(error: ReadError) -> Refusal {
         ReadError::TooLarge(_) => Refusal::BodyTooLarge,
         ReadError::Overloaded => Refusal::Overloaded,
         ReadError::Idle => Refusal::BodyTimeout,
-        ReadError::Broken(_) => Refusal::BodyBroken,
+        ReadError::Broken(_) | ReadError::Cancelled => Refusal::BodyBroken,
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod client;
 pub mod gateway;
+pub mod h2_backend;
 pub mod h2_frames;
 pub mod http2;
 pub mod parts;

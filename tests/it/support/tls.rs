@@ -75,6 +75,11 @@ impl Authority {
         paths.into()
     }
 
+    /// Makes the settings of a good server for `localhost`.
+    pub fn server(&self) -> ServerConfig {
+        self.config(Certificate::Good)
+    }
+
     /// Makes the settings of a server that wants its clients' certificates signed by this authority.
     fn demanding(&self) -> ServerConfig {
         let mut roots = RootCertStore::empty();
