@@ -48,6 +48,8 @@ pub struct Gateway {
     pub budget: Arc<Budget>,
     /// Client connections that are open.
     pub connections: AtomicUsize,
+    /// Requests that share a connection of HTTP/2, the first of each not counted: they take places of connections.
+    pub shared: AtomicUsize,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// Wall and monotonic time.
@@ -67,6 +69,7 @@ impl Gateway {
             unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
             budget: Arc::default(),
             connections: AtomicUsize::new(0),
+            shared: AtomicUsize::new(0),
             metrics,
             clock: Clock::system(),
         }
@@ -167,7 +170,7 @@ impl Seat {
         let taken = gateway.connections.fetch_add(1, Ordering::Relaxed);
         gateway.metrics.connections_open.inc();
         let seat = Seat(gateway.clone());
-        (taken < limit).then_some(seat)
+        (taken + gateway.shared.load(Ordering::Relaxed) < limit).then_some(seat)
     }
 }
 
@@ -175,6 +178,26 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
         self.0.metrics.connections_open.dec();
+    }
+}
+
+/// A place under `limits.connections` for a further request on a connection of HTTP/2: every request may need a
+/// connection to a backend.
+#[derive(Debug)]
+pub struct SharedSeat(Arc<Gateway>);
+
+impl SharedSeat {
+    /// Takes a place; `None` when connections and such requests fill the `limit`.
+    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<SharedSeat> {
+        let taken = gateway.shared.fetch_add(1, Ordering::Relaxed);
+        let seat = SharedSeat(gateway.clone());
+        (taken + gateway.connections.load(Ordering::Relaxed) < limit).then_some(seat)
+    }
+}
+
+impl Drop for SharedSeat {
+    fn drop(&mut self) {
+        self.0.shared.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -126,10 +126,14 @@ impl Progress {
         self.moved.swap(false, Ordering::Relaxed)
     }
 
-    fn note_write<T>(&self, result: &Poll<T>) {
-        if result.is_pending() != self.is_write_blocked() {
-            self.write_blocked.store(result.is_pending(), Ordering::Relaxed);
+    fn note_blocked(&self, blocked: bool) {
+        if blocked != self.is_write_blocked() {
+            self.write_blocked.store(blocked, Ordering::Relaxed);
         }
+    }
+
+    fn note_write<T>(&self, result: &Poll<T>) {
+        self.note_blocked(result.is_pending());
         if result.is_ready() {
             self.moved.store(true, Ordering::Relaxed);
         }
@@ -227,7 +231,12 @@ impl AsyncWrite for Inbound {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let result = Pin::new(&mut self.socket).poll_flush(cx);
+        // With TLS, what was written may still be here; plain TCP has nothing to flush.
+        if let Socket::Tls(_) = self.socket {
+            self.progress.note_blocked(result.is_pending());
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

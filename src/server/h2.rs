@@ -45,7 +45,7 @@ pub async fn serve(
     let table = core.gateway.table.load_full();
     let (header_timeout, idle_timeout) = (table.server.header_timeout, table.server.idle_timeout);
     let write_idle = table.limits.write_idle;
-    let streams = Rc::new(Streams::new(table.limits.write_idle));
+    let streams = Rc::new(Streams::new(core.gateway.clone(), &table.limits));
     let origin = Origin::new(&socket, address, seat);
     let service = {
         let streams = streams.clone();
@@ -141,6 +141,7 @@ async fn answer(
 ) -> Result<Response<StreamBody>, std::convert::Infallible> {
     let wants_trailers = request.headers().get(header::TE).is_some_and(|te| te == "trailers");
     let mut answer = match downgrade::to_http1(&mut request) {
+        Ok(()) if !stream.has_place() => gateway::shed(&core, &peer, request.method().clone(), request.uri().clone()),
         Ok(()) => stack::service(core, peer, &in_flight).call(request).await?,
         Err(refusal) => gateway::refuse(&core, &peer, request.method().clone(), request.uri().clone(), &refusal),
     };

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
+use crate::gateway::core::{Gateway, SharedSeat};
 use crate::gateway::reply::ReplyBody;
 use crate::limits;
+use crate::routing::table::Limits;
 
 /// What is known of a connection's streams.
 #[derive(Debug)]
@@ -27,6 +30,9 @@ pub struct Streams {
     /// The one that was opened last, until its task has begun.
     newest: RefCell<Option<Rc<Stream>>>,
     write_idle: Duration,
+    gateway: Arc<Gateway>,
+    /// `limits.connections`, in which streams beside the first count.
+    connections: usize,
 }
 
 /// One stream, from its request to the last byte of its answer.
@@ -37,30 +43,37 @@ pub struct Stream {
     /// Since when the client has had something of the answer to take; `None` while it waits for more of it.
     handed: Cell<Option<Instant>>,
     complete: Cell<bool>,
+    has_place: bool,
+    _seat: Option<SharedSeat>,
 }
 
 impl Streams {
-    /// Starts with none; an answer that its client does not take is given up after `write_idle`.
-    pub fn new(write_idle: Duration) -> Streams {
+    /// Starts with none; an answer that its client does not take is given up after `limits.write_idle`.
+    pub fn new(gateway: Arc<Gateway>, limits: &Limits) -> Streams {
         Streams {
             active: Cell::new(0),
             ended: Cell::new(Instant::now()),
             begun: Cell::new(false),
             cancelled: Cell::new(0),
             newest: RefCell::new(None),
-            write_idle,
+            write_idle: limits.write_idle,
+            gateway,
+            connections: limits.connections,
         }
     }
 
     /// Begins a stream.
     pub fn begin(self: &Rc<Streams>) -> Rc<Stream> {
-        self.active.set(self.active.get() + 1);
+        let is_first = self.active.replace(self.active.get() + 1) == 0;
+        let seat = (!is_first).then(|| SharedSeat::take(&self.gateway, self.connections));
         self.begun.set(true);
         let stream = Rc::new(Stream {
             streams: self.clone(),
             began: Instant::now(),
             handed: Cell::new(None),
             complete: Cell::new(false),
+            has_place: is_first || seat.as_ref().is_some_and(Option::is_some),
+            _seat: seat.flatten(),
         });
         *self.newest.borrow_mut() = Some(stream.clone());
         stream
@@ -88,6 +101,11 @@ impl Streams {
 }
 
 impl Stream {
+    /// Says whether there was room for it.
+    pub fn has_place(&self) -> bool {
+        self.has_place
+    }
+
     /// Waits until the client has left what there is of its answer for too long.
     pub async fn stalled(&self) {
         let limit = self.streams.write_idle;

@@ -225,8 +225,11 @@ fn a_bad_certificate_changes_nothing_and_is_named() {
         });
         assert_eq!((readyz.status, readyz.json()["status"].as_str()), (200, Some("degraded")));
         assert!(readyz.text().contains("key_file_refused"), "{}", readyz.text());
-        let logged = secure.gateway.events("a key or certificate file is no good, what it held before serves on");
-        assert!(logged.iter().any(|event| text_of(event, "problem").is_some_and(|it| it.contains(what))), "{what}");
+        eventually("the reason in the log", || {
+            let logged = secure.gateway.events("a key or certificate file is no good, what it held before serves on");
+            let fits = logged.iter().any(|event| text_of(event, "problem").is_some_and(|it| it.contains(what)));
+            fits.then_some(())
+        });
         let mut tls = secure.connect(&[]);
         assert_eq!(tls.certificate(), first, "{what}");
         assert_eq!(tls.exchange(&Request::get("/")).unwrap().status, 200);

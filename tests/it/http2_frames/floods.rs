@@ -178,3 +178,26 @@ fn a_client_that_says_nothing_is_sent_away() {
     assert_eq!(recorder.requests().len(), 0);
     assert_eq!(get_plain(secure.gateway.admin(), "/healthz").status, 200);
 }
+
+#[test]
+fn streams_take_places_of_connections() {
+    let backend = crate::support::backend::Backend::start(|_, wire| {
+        let _ = crate::support::backend::read_request(wire)?;
+        let _ = wire.read_some();
+        Ok(())
+    });
+    let secure = Secure::start(&backend, |table, _| set(table, "limits.connections", 10));
+    let mut client = secure.frames();
+    for number in 0..10 {
+        client.request(number * 2 + 1, &get("/held"), END_STREAM);
+    }
+    eventually("ten requests at the backend", || (backend.connections() == 10).then_some(()));
+    client.request(21, &get("/one-more"), END_STREAM);
+    assert_eq!(client.verdict(21), Verdict::Answer(503));
+    assert!(
+        secure.trust(&["h2"]).connect(secure.gateway.addr(), "localhost").is_err(),
+        "nor is there a connection left"
+    );
+    client.send(RST_STREAM, 0, 3, &8_u32.to_be_bytes());
+    eventually("a place", || secure.trust(&["h2"]).connect(secure.gateway.addr(), "localhost").ok());
+}
