@@ -102,7 +102,7 @@ impl Call {
     }
 
     fn sender(&self) -> Sender<'_> {
-        Sender { address: &self.peer.address_value, scheme: "http", trusted: self.trusted_proxy }
+        Sender { address: &self.peer.address_value, scheme: self.peer.scheme, trusted: self.trusted_proxy }
     }
 
     /// Edits a head for legacy: nothing changes but hop-by-hop, forwarding and identity fields and the request id.
@@ -187,7 +187,7 @@ impl Call {
             gate
         });
         let unread = self.peer.progress.read_body();
-        (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
+        (Upload::Client(ClientBody::new(body, self.peer.end, table.limits.body_idle, gate.clone(), unread)), gate)
     }
 
     fn id_value(&self) -> HeaderValue {

@@ -24,6 +24,8 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub const X_EXPORT_BACKEND: HeaderName = HeaderName::from_static("x-export-backend");
 /// `Idempotent-Replayed`: the answer is one that was given before.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// `Early-Data` (RFC 8470, 5.1).
+pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 /// `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -1,8 +1,11 @@
 //! The process's life: a runtime per thread, accepting, limits, and the way down.
 
 pub mod connection;
+pub mod h2;
 pub mod listen;
 pub mod stack;
+pub mod streams;
+pub mod tls;
 
 use std::io;
 use std::net::TcpListener;
@@ -20,6 +23,7 @@ use crate::backends::dial::Dialer;
 use crate::gateway::core::{Core, Gateway, Seat};
 use crate::gateway::start::again::{self, Left};
 use crate::gateway::unpolled;
+use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::server::stack::InFlight;
 use crate::telemetry::access_log::AccessLog;
@@ -152,15 +156,24 @@ async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: tokio::net:
 }
 
 fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, address: std::net::SocketAddr) {
-    let limit = core.gateway.table.load().limits.connections;
+    let table = core.gateway.table.load();
+    let limit = table.limits.connections;
     let Some(seat) = Seat::take(&core.gateway, limit) else {
         core.gateway.metrics.connections_refused.inc();
         return;
     };
     let task = core.tasks.begin();
     let (core, in_flight, stage) = (core.clone(), serving.in_flight.clone(), serving.stage.clone());
+    let tcp = Tcp::new(stream);
+    if let Some(tls) = table.server.tls.clone() {
+        spawn_local(async move {
+            tls::serve(core, in_flight, tcp, address, seat, stage, tls).await;
+            drop(task);
+        });
+        return;
+    }
     spawn_local(async move {
-        connection::serve(core, in_flight, stream, address, seat, stage).await;
+        connection::serve(core, in_flight, Socket::Plain(tcp), address, seat, stage).await;
         drop(task);
     });
 }

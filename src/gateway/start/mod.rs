@@ -24,6 +24,7 @@ use crate::gateway::input_key;
 use crate::gateway::pass::chain;
 use crate::gateway::reply::Reply;
 use crate::http::body::{Bound, ReadError, Reservation, read_whole};
+use crate::http::headers::EARLY_DATA;
 use crate::http::refusal::Refusal;
 use crate::jobs::input_key::LookupError;
 use crate::jobs::record::{Claim, Closing, Intent, IntentState, Job, JobState};
@@ -75,6 +76,9 @@ pub async fn answer(
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     let Some(settings) = table.exports.get(&export) else { return Err(Refusal::Internal) };
+    if request.headers().get_all(EARLY_DATA).iter().any(|value| value == "1") {
+        return Err(Refusal::TooEarly);
+    }
     let mut decision = decide(&table.rollout, settings.share, call.user());
     record.export = Some(export.clone());
     record.decision = Some(decision.backend);
@@ -84,7 +88,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let client_key = keyed::read(&parts.headers)?;
     let mut held = Reservation::new(core.gateway.budget.clone());
-    let body = read_whole(body, start_bound(table), &mut held).await.map_err(refuse_body)?;
+    let body = read_whole(body, call.peer.end, start_bound(table), &mut held).await.map_err(refuse_body)?;
     let mut start = Start { core, table, call, export, parts, body, held, key: core.fresh_id(), claim: None };
     if let Some(client_key) = client_key {
         start.put_under(&client_key);
@@ -299,7 +303,7 @@ fn refuse_body(error: ReadError) -> Refusal {
         ReadError::TooLarge(_) => Refusal::BodyTooLarge,
         ReadError::Overloaded => Refusal::Overloaded,
         ReadError::Idle => Refusal::BodyTimeout,
-        ReadError::Broken(_) => Refusal::BodyBroken,
+        ReadError::Broken(_) | ReadError::Cancelled => Refusal::BodyBroken,
     }
 }
 
