@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test lint docs release
+.PHONY: help demo test lint docs release bench
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 
 release: ## the binary for production: trained on real traffic (PGO) where the toolchain can, else plain; says which
 	bench/release.sh $(ARGS)
+
+bench: ## beside nginx, HAProxy, Envoy, Caddy and Pingora; at most 30 minutes (ARGS="S1 --peers nginx": one)
+	@test -x $(TARGET)/release/export-gateway || $(MAKE) release
+	python3 bench/run.py $(ARGS)
 
 docs: ## the crate's documentation, for reading
 	cargo doc --locked --no-deps --open
