@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test lint docs release bench
+.PHONY: help demo test lint docs release bench bench-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ release: ## the binary for production: trained on real traffic (PGO) where the t
 bench: ## beside nginx, HAProxy, Envoy, Caddy and Pingora; at most 30 minutes (ARGS="S1 --peers nginx": one)
 	@test -x $(TARGET)/release/export-gateway || $(MAKE) release
 	python3 bench/run.py $(ARGS)
+
+bench-check: ## instructions and allocations per request beside the committed figures (ARGS=--accept writes them down)
+	python3 bench/check.py $(ARGS)
 
 docs: ## the crate's documentation, for reading
 	cargo doc --locked --no-deps --open

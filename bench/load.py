@@ -18,6 +18,7 @@ class Seen:
     seconds: float
     failed: int
     failures: dict[str, int]
+    reconnects: int
     milliseconds: dict[str, float | None]
     changes: list[tuple[float, str]] = field(default_factory=list)
 
@@ -26,18 +27,22 @@ class Load:
     """`with Load(binary, core, spec) as load:` is connected and warm; `go` loads; leaving closes the connections."""
 
     def __init__(self, binary: str, core: int, spec: dict[str, Any]) -> None:
-        command = ["taskset", "-c", str(core), binary, json.dumps(spec)]
+        command = ["taskset", "-c", str(core), binary]
         self.limit = spec.get("seconds", 0) + 60
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.say(json.dumps(spec))
 
     def __enter__(self) -> "Load":
         if self.process.stdout.readline().strip() != "ready":
             raise Broken("the load did not come up")
         return self
 
-    def start(self) -> None:
-        self.process.stdin.write("go\n")
+    def say(self, line: str) -> None:
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
+
+    def start(self) -> None:
+        self.say("go")
 
     def seen(self) -> Seen:
         line = self.process.stdout.readline()

@@ -15,6 +15,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -76,18 +77,19 @@ def main() -> int:
     options.descriptors = min(most, 20_000)
     os.sched_setaffinity(0, {options.cores[1]})
     folder = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-    bench, machine = None, measure.machine()
+    bench, machine, is_whole = None, measure.machine(), True
     try:
         bench = Bench(str(Path(options.gateway).absolute()), folder, options)
         for name in options.scenarios:
             if time.monotonic() > bench.deadline:
                 print(f"the time is up: {name} is left out", file=sys.stderr)
                 continue
-            SCENARIOS[name](bench)
-        return 0
-    except Broken as problem:
-        print(problem, file=sys.stderr)
-        return 1
+            try:
+                SCENARIOS[name](bench)
+            except (Broken, OSError, subprocess.SubprocessError) as problem:
+                print(f"{name} broke: {problem}", file=sys.stderr)
+                is_whole = False
+        return 0 if is_whole else 1
     except KeyboardInterrupt:
         return 130
     finally:

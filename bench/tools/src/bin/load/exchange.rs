@@ -33,6 +33,11 @@ fn wrong(what: impl Into<String>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what.into())
 }
 
+/// Says whether a connection ended before a byte of an answer.
+pub fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof)
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     pub fn new(stream: S) -> Conversation<S> {
         Conversation { stream, held: Vec::new() }
@@ -71,8 +76,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 break end;
             }
             self.held.reserve(2048);
-            if self.held.len() > 64 * 1024 || self.stream.read_buf(&mut self.held).await? == 0 {
-                return Err(wrong("closed before an answer"));
+            let is_first = self.held.is_empty();
+            let read = self.stream.read_buf(&mut self.held).await;
+            if read.map_err(|error| if is_first { error } else { wrong(error.to_string()) })? == 0 {
+                return Err(match is_first {
+                    true => io::Error::new(ErrorKind::UnexpectedEof, "closed before an answer"),
+                    false => wrong("an answer's head broke off"),
+                });
+            }
+            if self.held.len() > 64 * 1024 {
+                return Err(wrong("a head without an end"));
             }
         };
         let mut fields = [httparse::EMPTY_HEADER; 64];
@@ -95,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             SCRATCH.with_borrow_mut(|scratch| {
                 let room = scratch.len().min((check.length - check.offset) as usize);
                 let mut buf = ReadBuf::new(&mut scratch[..room]);
-                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)).map_err(|error| wrong(error.to_string()))?;
                 if buf.filled().is_empty() {
                     return Err(wrong("an answer broke off")).into();
                 }

@@ -1,4 +1,4 @@
-//! The load: `load SPEC`, one JSON object (see `spec.rs`), on one thread. It connects and asks once on every connection, says
+//! The load, on one thread: it reads a line of JSON that says what to do (see `spec.rs`), connects and asks once on every connection, says
 //! `ready`, waits for a line, loads, prints what it saw as one JSON object, and holds its connections until its input ends:
 //! so the CPU time of the counted requests, and nothing else, can be read around it.
 
@@ -27,6 +27,8 @@ use tally::Tally;
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
+type Talk = Conversation<Box<dyn Stream>>;
+
 /// Where the run is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum Stage {
@@ -36,7 +38,8 @@ enum Stage {
 }
 
 fn main() -> io::Result<()> {
-    let text = std::env::args().nth(1).expect("usage: load SPEC");
+    let mut text = String::new();
+    io::stdin().read_line(&mut text)?;
     let plan = Plan::read(&text)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run(Rc::new(plan)))
@@ -108,7 +111,7 @@ struct One {
 }
 
 impl One {
-    async fn connect(&self) -> io::Result<Conversation<Box<dyn Stream>>> {
+    async fn connect(&self) -> io::Result<Talk> {
         let stream = TcpStream::connect(self.plan.address).await?;
         stream.set_nodelay(true)?;
         let stream: Box<dyn Stream> = match &self.plan.tls {
@@ -119,7 +122,7 @@ impl One {
     }
 
     /// Connects and asks once, so that what is measured begins on a warm connection.
-    async fn prepare(&self) -> Option<Conversation<Box<dyn Stream>>> {
+    async fn prepare(&self) -> Option<Talk> {
         let ready = async {
             let mut conversation = self.connect().await?;
             if !self.plan.cold {
@@ -134,7 +137,16 @@ impl One {
         }
     }
 
-    async fn load(&self, conversation: Option<Conversation<Box<dyn Stream>>>, mut stages: watch::Receiver<Stage>) {
+    async fn ask(&self, held: Option<Talk>, number: usize) -> io::Result<(Talk, exchange::Seen)> {
+        let mut conversation = match held {
+            Some(conversation) => conversation,
+            None => self.connect().await?,
+        };
+        let seen = conversation.ask(&self.plan, number).await?;
+        Ok((conversation, seen))
+    }
+
+    async fn load(&self, conversation: Option<Talk>, mut stages: watch::Receiver<Stage>) {
         let _ = stages.wait_for(|stage| *stage >= Stage::Loading).await;
         if self.plan.websocket {
             let Some(mut conversation) = conversation else { return };
@@ -155,15 +167,14 @@ impl One {
             if self.plan.close {
                 held = None;
             }
-            let asked = async {
-                let mut conversation = match held.take() {
-                    Some(conversation) => conversation,
-                    None => self.connect().await?,
-                };
-                let seen = conversation.ask(&self.plan, number).await?;
-                io::Result::Ok((conversation, seen))
-            };
-            match asked.await {
+            let is_kept = held.is_some();
+            let mut asked = self.ask(held.take(), number).await;
+            if is_kept && !self.plan.close && self.plan.is_get && asked.as_ref().is_err_and(exchange::is_closed) {
+                // A proxy may close a connection that idles; browsers and libraries ask once more then (RFC 9110, 9.2.2).
+                self.tally.reconnect();
+                asked = self.ask(None, number).await;
+            }
+            match asked {
                 Ok((conversation, seen)) => {
                     self.tally.note(due, seen);
                     held = Some(conversation);

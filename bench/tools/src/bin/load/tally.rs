@@ -16,6 +16,8 @@ pub struct Tally {
     left: Cell<Option<usize>>,
     latencies: RefCell<Vec<Duration>>,
     failures: RefCell<BTreeMap<String, usize>>,
+    /// Requests that a kept connection could not take any more, and that were sent on a new one.
+    reconnects: Cell<usize>,
     ended: Cell<usize>,
     changed: Notify,
     letter: Cell<Option<u8>>,
@@ -51,6 +53,10 @@ impl Tally {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.changes.borrow_mut().push((now.as_secs_f64(), seen.letter.unwrap_or_default().into()));
         }
+    }
+
+    pub fn reconnect(&self) {
+        self.reconnects.set(self.reconnects.get() + 1);
     }
 
     pub fn fail(&self, why: &str, times: usize) {
@@ -90,6 +96,7 @@ impl Tally {
             "seconds": took.as_secs_f64(),
             "failed": failures.values().sum::<usize>(),
             "failures": *failures,
+            "reconnects": self.reconnects.get(),
             "milliseconds": {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": at(1.0)},
             "changes": *self.changes.borrow(),
         })
