@@ -63,6 +63,11 @@ class Result:
             self.rows.append(found)
         return found
 
+    def order(self, fleet: list[Proxy]) -> None:
+        """Gives the table's rows the fleet's order, whatever order the rounds take."""
+        for proxy in fleet:
+            self.row(proxy.name)
+
     def ratio(self, proxy: str, reference: str) -> float | None:
         """The median of the rounds' own ratios: what disturbs a round disturbs both."""
         one, other = self.row(proxy).values, self.row(reference).values
@@ -113,7 +118,7 @@ class Bench:
 
     @contextmanager
     def fleet(self, result: Result, wanted: list[tuple[str, str]], tls: bool = False, **names: Any) -> Iterator[list[Proxy]]:
-        """Runs proxies side by side; one that does not come up is left out, and the result says so."""
+        """Runs proxies side by side; one that does not come up is left out, and the result says so. Rows get their order."""
         running: list[Proxy] = []
         names = {"UPSTREAM": self.upstream, "BINARY": self.binary, **names}
         try:
@@ -136,8 +141,6 @@ class Bench:
 
     def rounds(self, fleet: list[Proxy], most: int | None = None) -> Iterator[Proxy]:
         """Every proxy once a round, in a new order each time; no new round begins when the time is up."""
-        for proxy in fleet:
-            self.results[-1].row(proxy.name)  # The table's order.
         for number in range(min(self.options.rounds, most or self.options.rounds)):
             if number and time.monotonic() > self.deadline:
                 print("  the time is up: no more rounds here", flush=True)
@@ -163,6 +166,7 @@ class Bench:
         most: int | None = None,
     ) -> None:
         """Microseconds of CPU per request, of each proxy in each round."""
+        result.order(fleet)
         for proxy in self.rounds(fleet, most):
             row = result.row(proxy.name)
             seen, used = self.sample(row, proxy, spec(proxy) if callable(spec) else spec)

@@ -23,6 +23,7 @@ from typing import Any
 import peers
 import scenarios
 import setup
+import where
 from load import Broken, Load
 from peers import Proxy
 
@@ -56,8 +57,8 @@ def control(proxy: Proxy, order: str) -> None:
 
 
 class Check:
-    def __init__(self, binary: str, folder: Path) -> None:
-        self.binary, self.folder = binary, folder
+    def __init__(self, binary: str, folder: Path, is_told_where: bool) -> None:
+        self.binary, self.folder, self.is_told_where = binary, folder, is_told_where
         upstream, self.load_tool = setup.crate("tools", "upstream", "load")
         self.port = peers.free_port()
         self.core = max(os.sched_getaffinity(0))
@@ -67,9 +68,9 @@ class Check:
         """Starts the gateway under valgrind."""
         place = self.folder / name
         proxy = Proxy("export-gateway", "", place, min(os.sched_getaffinity(0)), {"plain"}, {"UPSTREAM": self.port})
-        config = proxy.write("gateway.toml", "gateway.toml")
         scenarios.working_video(proxy)
-        proxy.begin([setup.find("valgrind"), *valgrind, self.binary, "--config", str(config)])
+        proxy.names["BINARY"] = self.binary
+        peers.gateway(proxy, setup.find("valgrind"), *valgrind)
         proxy.wait_ready()
         return proxy
 
@@ -96,9 +97,11 @@ class Check:
                 self.ask(proxy, spec, COUNTED, lambda to: control(proxy, f"--instr={to}"))
                 control(proxy, "--dump")
                 dump = max(proxy.folder.glob("callgrind.*"), key=lambda path: path.stat().st_mtime_ns)
-                total = re.search(r"^(?:totals|summary): (\d+)", dump.read_text(errors="replace"), re.M)
+                total = re.search(r"^totals: (\d+)", dump.read_text(errors="replace"), re.M)
                 counted[name] = round(int(total[1]) / COUNTED)
                 print(f"  {name:16} {counted[name]:9,} instructions a request", flush=True)
+                if self.is_told_where:
+                    print(where.table(where.instructions(dump), COUNTED), flush=True)
         finally:
             proxy.end()
         return counted
@@ -144,11 +147,12 @@ def compare(now: dict[str, Any], then: dict[str, Any]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accept", action="store_true", help="writes the figures to bench/baseline.json")
+    parser.add_argument("--where", action="store_true", help="says which crates the instructions are of, too")
     options = parser.parse_args()
     setup.debian("valgrind")
     folder, check = Path(tempfile.mkdtemp(prefix="gateway-check-")), None
     try:
-        check = Check(build(), folder)
+        check = Check(build(), folder, options.where)
         rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
         now = {"rustc": rustc, "instructions": check.instructions(), "allocations": check.allocations()}
         if options.accept:

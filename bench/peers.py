@@ -149,9 +149,12 @@ def pingora(proxy: Proxy) -> None:
     proxy.begin([binary, str(proxy.port), str(proxy.names["UPSTREAM"]), log, *tls])
 
 
-def gateway(proxy: Proxy) -> None:
-    config = proxy.write("gateway.toml", "gateway.toml")
-    proxy.begin([proxy.names["BINARY"], "--config", str(config)])
+def gateway(proxy: Proxy, *under: str) -> None:
+    """`under`: a command that runs it, with its options."""
+    # In a folder of its own, as in /etc: the gateway looks at its file whenever something happens beside it.
+    (proxy.folder / "etc").mkdir(exist_ok=True)
+    config = proxy.write("gateway.toml", "etc/gateway.toml")
+    proxy.begin([*under, proxy.names["BINARY"], "--config", str(config)])
 
 
 def reload_caddy(proxy: Proxy, rename: bool) -> None:
@@ -181,7 +184,7 @@ RELOADS: dict[str, Callable[[Proxy, bool], None]] = {
     "haproxy": reload_by_signal("haproxy.cfg", signal.SIGUSR2),
     "envoy": lambda proxy, rename: proxy.write("envoy_endpoints.yaml", "endpoints.yaml", rename),
     "caddy": reload_caddy,
-    "export-gateway": lambda proxy, rename: proxy.write("gateway.toml", "gateway.toml", rename),
+    "export-gateway": lambda proxy, rename: proxy.write("gateway.toml", "etc/gateway.toml", rename),
 }
 PEERS = [name for name in STARTS if name != "export-gateway"]
 

@@ -13,7 +13,7 @@ import peers
 import setup
 from bench import GATEWAY, Bench, Result
 from load import Load
-from peers import BARE, SAME, Proxy
+from peers import NJS, Proxy
 
 KIB = {"paths": ["/kib"], "expect": {"letters": ["x", 1024]}}
 BIG = 256 << 20
@@ -66,6 +66,8 @@ def big_bodies(bench: Bench) -> None:
     got = {"paths": [f"/bytes/{BIG}"], "expect": {"pattern": BIG}}
     gave = {"method": "POST", "paths": ["/sink"], "body_bytes": BIG, "expect": {"contains": f'"size":{BIG},"right":true'}}
     with bench.fleet(down, bench.wanted(same=False)) as fleet:
+        down.order(fleet)
+        up.order(fleet)
         for proxy in bench.rounds(fleet, 3):
             for result, spec in ((down, got), (up, gave)):
                 row = result.row(proxy.name)
@@ -103,7 +105,11 @@ def starts(bench: Bench) -> None:
         "The gateway translates, looks the video up in SQLite, records intent and owner durably, and completes the answer. "
         '"nginx, njs" translates both ways, looks nothing up and records nothing. All others pass the start on as it is.'
     )
-    spec = {**START, "connections": 64, "expect": {"contains": '"job_id":"'}}
+
+    def spec(proxy: Proxy) -> dict[str, Any]:
+        translates = proxy.product == GATEWAY or proxy.form == NJS
+        return {**START, "connections": 64, "expect": {"contains": '"websocket_url":"ws' if translates else '"job_id":"'}}
+
     with bench.fleet(result, bench.wanted(njs=True)) as fleet:
         for proxy in fleet:
             if proxy.product == GATEWAY:
@@ -202,6 +208,7 @@ def latency(bench: Bench) -> None:
         rates = [statistics.median(row.extra["requests/s"]) for row in s1.rows if row.extra.get("requests/s")]
         rate = round(0.3 * min(rates))
         result.notes.append(f"{rate} requests/s: 30 % of what the slowest did. A request's time runs from when it was due.")
+        result.order(fleet)
         for proxy in bench.rounds(fleet):
             row = result.row(proxy.name)
             seen, _ = bench.sample(row, proxy, {**KIB, "connections": 64, "rate": rate})
