@@ -272,7 +272,7 @@ fn every_shipped_toml_is_accepted() {
             walk(&folder, &mut files);
         }
     }
-    let tools = ["Cargo.toml", "clippy.toml", "rustfmt.toml", "deny.toml"];
+    let tools = ["Cargo.toml", "clippy.toml", "rustfmt.toml", "deny.toml", "fly.toml", "wrangler.toml"];
     files.retain(|file| {
         file.extension().is_some_and(|it| it == "toml")
             && !tools.iter().any(|tool| file.file_name().is_some_and(|it| it == *tool))
