@@ -44,6 +44,7 @@ RUN if [ -n "${PGO_PROFILE}" ]; then \
     && cargo build --release --locked \
     && strip --strip-all -o /export-gateway target/release/export-gateway
 
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # What the binary is linked with, where its loader looks for it; names are looked up in hosts, then in DNS.
 RUN mkdir -p /rootfs/lib64 /rootfs/usr/bin /rootfs/etc /rootfs/tmp \
         /rootfs/var/lib/export-gateway /rootfs/etc/export-gateway \
@@ -79,6 +80,7 @@ ENTRYPOINT ["/usr/bin/export-gateway"]
 
 # For Fly.io, whose volumes belong to root; the machine is a VM with this one process (build-target in deploy/fly/fly.toml).
 FROM gateway AS fly
+# hadolint ignore=DL3002
 USER 0:0
 
 FROM gateway
