@@ -280,7 +280,9 @@ fn every_shipped_toml_is_accepted() {
     assert!(files.contains(&root().join("gateway.toml")), "{files:?}");
     for file in files {
         let environment = |name: &str| {
-            Some(if name.contains("URL") {
+            Some(if name == "REDIS_URL" {
+                "redis://redis.example:6379".to_owned()
+            } else if name.contains("URL") {
                 "https://backend.example".to_owned()
             } else {
                 format!("a-value-for-{name}")

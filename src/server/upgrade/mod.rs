@@ -7,7 +7,7 @@
 //! ```text
 //! old                                              new
 //!  s + socket (each), a + socket, l + lock, .  ──▶  loads its file, opens the store beside the old one
-//!                                              ◀──  r ready · d ready, but its store cannot be used
+//!                                              ◀──  r ready · d ready, but its store cannot be used; its process id, 4 bytes
 //!  g go                                        ──▶  accepts
 //!                                              ◀──  s serving
 //!  drains, ends: the socket closes             ──▶  knows itself alone: the background's work is its own now
@@ -20,10 +20,13 @@ mod predecessor;
 mod successor;
 
 pub use predecessor::{Predecessor, TakeOverError};
-pub use successor::{Executable, Handed, Successor, UpgradeError, prepare};
+pub use successor::{Executable, Handed, Successor, UpgradeError, go_between, prepare};
 
 /// Set in the new process's environment: its standard input is the old one.
 const MARK: &str = "EXPORT_GATEWAY_TAKES_OVER";
+/// Its value for a process that only starts the new one, and for the new one.
+const GO_BETWEEN: &str = "go-between";
+const SUCCESSOR: &str = "successor";
 
 const SERVER: u8 = b's';
 /// As `SERVER`, one that systemd keeps.

@@ -52,6 +52,7 @@ impl Predecessor {
     /// [`TakeOverError::Refused`]: this process is to end.
     pub fn wait_for_go(&mut self, store_is_usable: bool) -> Result<(), TakeOverError> {
         self.say(if store_is_usable { READY } else { DEGRADED })?;
+        self.line.write_all(&std::process::id().to_be_bytes()).map_err(TakeOverError::Refused)?;
         let mut word = [0];
         self.line.read_exact(&mut word).map_err(TakeOverError::Refused)?;
         match word[0] {

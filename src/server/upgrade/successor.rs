@@ -8,12 +8,12 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::{ADMIN, DEGRADED, END, GO, LOCK, MARK, READY, SERVER, SERVER_KEPT, SERVING};
+use super::{ADMIN, DEGRADED, END, GO, GO_BETWEEN, LOCK, MARK, READY, SERVER, SERVER_KEPT, SERVING, SUCCESSOR};
 use crate::limits;
 
 /// Why nobody took over; the process that was to be replaced serves on.
@@ -56,6 +56,12 @@ impl Executable {
         let path = arguments.next().unwrap_or_default().into();
         Executable { path, arguments: arguments.collect() }
     }
+
+    fn command(&self, mark: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).env(MARK, mark);
+        command
+    }
 }
 
 /// What is handed over.
@@ -71,25 +77,11 @@ pub struct Handed {
     pub lock: Option<File>,
 }
 
-/// A new process that could serve, and waits to be told so. Dropped before that, it ends.
+/// A new process that could serve, and waits to be told so. Dropped before that, it ends: its line is cut.
 #[derive(Debug)]
 pub struct Successor {
-    process: Running,
     line: UnixStream,
-}
-
-/// The new process; killed when it is dropped, unless it serves.
-#[derive(Debug)]
-struct Running(Option<Child>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            // It may have ended by itself: then there is nothing to kill.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    pid: u32,
 }
 
 /// Starts a new process, hands everything over and waits until it could serve; blocks for up to
@@ -99,9 +91,10 @@ impl Drop for Running {
 /// [`UpgradeError`]: there is no new process then.
 pub fn prepare(executable: &Executable, handed: &Handed, store_is_usable: bool) -> Result<Successor, UpgradeError> {
     let (line, theirs) = UnixStream::pair().map_err(UpgradeError::Pass)?;
-    let child = Command::new(&executable.path)
-        .args(&executable.arguments)
-        .env(MARK, "1")
+    let start = |source| UpgradeError::Start { path: executable.path.clone(), source };
+    // A service manager waits for its own children only: the new process is to be one, so the go-between ends at once.
+    let mut between = executable
+        .command(GO_BETWEEN)
         // Of this process alone: its sockets, and that it is the one who feeds the watchdog.
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
@@ -109,10 +102,16 @@ pub fn prepare(executable: &Executable, handed: &Handed, store_is_usable: bool) 
         .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
-        .map_err(|source| UpgradeError::Start { path: executable.path.clone(), source })?;
-    let mut successor = Successor { process: Running(Some(child)), line };
+        .map_err(start)?;
+    let status = between.wait().map_err(start)?;
+    if !status.success() {
+        return Err(start(io::Error::other(status.to_string())));
+    }
+    let mut successor = Successor { line, pid: 0 };
     successor.pass(handed).map_err(UpgradeError::Pass)?;
-    match successor.hear(limits::TAKE_OVER_PREPARE).map_err(UpgradeError::NotReady)? {
+    let word = successor.hear(limits::TAKE_OVER_PREPARE).map_err(UpgradeError::NotReady)?;
+    successor.pid = successor.hear_pid().map_err(UpgradeError::NotReady)?;
+    match word {
         READY => Ok(successor),
         DEGRADED if !store_is_usable => Ok(successor),
         DEGRADED => Err(UpgradeError::StoreUnusable),
@@ -120,10 +119,19 @@ pub fn prepare(executable: &Executable, handed: &Handed, store_is_usable: bool) 
     }
 }
 
+/// Starts the process that is to take over, and leaves it to whoever adopts it; `None` in all other processes.
+pub fn go_between() -> Option<ExitCode> {
+    if std::env::var_os(MARK)? != GO_BETWEEN {
+        return None;
+    }
+    let started = Executable::of_this_process().command(SUCCESSOR).spawn();
+    Some(if started.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 impl Successor {
     /// Returns the process id.
     pub fn pid(&self) -> u32 {
-        self.process.0.as_ref().map_or(0, Child::id)
+        self.pid
     }
 
     /// Lets it serve, and waits until it does; blocks for up to [`limits::TAKE_OVER_STEP`]. The line that is returned is
@@ -134,10 +142,7 @@ impl Successor {
     pub fn go(mut self) -> Result<UnixStream, UpgradeError> {
         let told = self.line.write_all(&[GO]).and_then(|()| self.hear(limits::TAKE_OVER_STEP));
         match told.map_err(UpgradeError::NotServing)? {
-            SERVING => {
-                self.process.0 = None;
-                Ok(self.line)
-            }
+            SERVING => Ok(self.line),
             other => Err(UpgradeError::NotServing(unexpected(other))),
         }
     }
@@ -171,6 +176,13 @@ impl Successor {
         let mut word = [0];
         self.line.read_exact(&mut word)?;
         Ok(word[0])
+    }
+
+    fn hear_pid(&mut self) -> io::Result<u32> {
+        self.line.set_read_timeout(Some(limits::TAKE_OVER_STEP))?;
+        let mut pid = [0; 4];
+        self.line.read_exact(&mut pid)?;
+        Ok(u32::from_be_bytes(pid))
     }
 }
 
