@@ -5,7 +5,8 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 
-use crate::backends::client::{Lease, SendError};
+use crate::backends::client::Lease;
+use crate::backends::send_error::SendError;
 use crate::gateway::call::Call;
 use crate::gateway::core::Core;
 use crate::gateway::reply::{Content, Reply};
@@ -24,15 +25,15 @@ pub async fn stream(
     core: &Core,
     table: &RoutingTable,
     call: Call,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     record.backend = Some(BackendName::Legacy);
-    let client_side = call.head.websocket.then(|| upgrade::on(&mut request));
-    let (mut parts, body) = request.into_parts();
+    let client_side = call.head.websocket.then(|| upgrade::on(&mut *request));
+    let (mut parts, body) = (*request).into_parts();
     call.address_to_legacy(&mut parts, table)?;
     let (upload, gate) = call.upload(&mut parts, body, table);
-    let request = Request::from_parts(parts, upload);
+    let request = Box::new(Request::from_parts(parts, upload));
     let sent = core.client.send(BackendName::Legacy, &table.legacy, request, table.legacy.answer_timeout).await;
     let (answer, mut lease) = sent.map_err(|error| refuse(&error, record))?;
     let kept_back = gate.filter(|gate| gate.shut());
@@ -88,9 +89,11 @@ pub fn refuse(error: &SendError, record: &mut Record) -> Refusal {
         SendError::TimedOut(_) => Refusal::LegacyTimeout,
         SendError::Upload(UploadError::Idle) => Refusal::BodyTimeout,
         SendError::Upload(UploadError::Broken | UploadError::Unwanted) => Refusal::BodyBroken,
-        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Closed(_) | SendError::Unreadable(_) => {
-            Refusal::LegacyUnavailable
-        }
+        SendError::Dial(_)
+        | SendError::HandedBack(_)
+        | SendError::Refused(_)
+        | SendError::Closed(_)
+        | SendError::Unreadable(_) => Refusal::LegacyUnavailable,
     }
 }
 

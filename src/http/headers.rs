@@ -18,6 +18,8 @@ pub const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 pub const X_EXPORT_BACKEND: HeaderName = HeaderName::from_static("x-export-backend");
 /// `Idempotent-Replayed`: the answer is one that was given before.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// `Early-Data` (RFC 8470, 5.1).
+pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 /// `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const CLOSE: HeaderName = HeaderName::from_static("close");
@@ -35,6 +37,8 @@ pub struct Head {
     pub expects_continue: bool,
     /// The body is chunked.
     pub chunked: bool,
+    /// There is a `Connection` that names more than `close` or `keep-alive`.
+    pub nominates: bool,
     hosts: u8,
     hop: Hop,
 }
@@ -67,7 +71,10 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
                 head.hosts = head.hosts.saturating_add(1);
                 target::check_host(request, value)?;
             }
-            "connection" => head.hop.connection = true,
+            "connection" => {
+                head.hop.connection = true;
+                head.nominates |= !is_plain_connection(value);
+            }
             "transfer-encoding" => {
                 let only_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
                 if head.chunked || !only_chunked || request.version() != Version::HTTP_11 {
@@ -102,7 +109,7 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
     if head.hosts != 1 && !(head.hosts == 0 && request.version() == Version::HTTP_10) {
         return Err(Refusal::BadRequest("Exactly one Host is needed"));
     }
-    if head.hop.connection {
+    if head.nominates {
         check_nominated(request.headers())?;
     }
     if upgrade_websocket {
@@ -245,13 +252,16 @@ pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
     }
 }
 
+/// Says whether a `Connection` is about the connection itself and names no field.
+fn is_plain_connection(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    bytes.eq_ignore_ascii_case(b"keep-alive") || bytes.eq_ignore_ascii_case(b"close")
+}
+
 fn remove_nominated(headers: &mut HeaderMap) {
-    let plain = |value: &HeaderValue| {
-        let bytes = value.as_bytes();
-        // A field may be called as the option is (RFC 9110, 9.6); `Keep-Alive` has gone or goes by itself.
-        bytes.eq_ignore_ascii_case(b"keep-alive")
-            || (bytes.eq_ignore_ascii_case(b"close") && !headers.contains_key(CLOSE))
-    };
+    // A field may be called as the option is (RFC 9110, 9.6); `Keep-Alive` has gone or goes by itself.
+    let hides_close = |value: &HeaderValue| value.len() == 5 && headers.contains_key(CLOSE);
+    let plain = |value: &HeaderValue| is_plain_connection(value) && !hides_close(value);
     if headers.get_all(header::CONNECTION).iter().all(plain) {
         headers.remove(header::CONNECTION);
         return;
