@@ -1,45 +1,16 @@
 //! [`Jobs`] on a real store: durability first, then memory.
 
-use std::fs;
-use std::time::Instant;
+pub(in crate::jobs) mod records;
 
-use super::clock::Clock;
+use std::fs;
+
+use self::records::{intent, job, settings, until};
 use super::record::IntentState;
 use super::*;
-use crate::names::{ExportType, UserId};
+use crate::names::UserId;
 
 fn open(path: &std::path::Path) -> Jobs {
-    let settings =
-        Settings { keep: Duration::from_secs(86_400), key_keep: Duration::from_secs(86_400), clock: Clock::system() };
-    Jobs::open(&StoreLocation::File(path.to_owned()), settings).unwrap()
-}
-
-fn job(id: &str, user: Option<&str>) -> Job {
-    Job {
-        id: JobId::parse(id).unwrap(),
-        backend: BackendName::Workers,
-        export: ExportType::parse("overlay"),
-        user: user.and_then(UserId::from_text),
-        started_ms: Clock::system().wall_ms(),
-        state: JobState::Open,
-    }
-}
-
-fn intent(key: &str) -> Intent {
-    let now = Clock::system().wall_ms();
-    Intent {
-        key: key.into(),
-        request_id: "r-1".into(),
-        user: UserId::from_text("ann"),
-        export: ExportType::parse("overlay").unwrap(),
-        backend: BackendName::Workers,
-        started_ms: now,
-        deadline_ms: now + 60_000,
-        state: IntentState::Running,
-        claim: None,
-        resend: None,
-        answer: None,
-    }
+    Jobs::open(&StoreLocation::File(path.to_owned()), settings()).unwrap()
 }
 
 /// Says whether this was the first to see the job over.
@@ -47,14 +18,6 @@ fn ends(jobs: &Jobs, job: &Job, state: JobState) -> bool {
     let (tell, told) = std::sync::mpsc::channel();
     jobs.observe(job, state, move || tell.send(()).unwrap());
     told.try_recv().is_ok()
-}
-
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so().await {
-        assert!(start.elapsed() < Duration::from_secs(10), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test]

@@ -2,15 +2,15 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::*;
+use crate::jobs::Jobs;
 use crate::jobs::clock::Clock;
 use crate::jobs::record::{Claim, IntentState, KeptAnswer};
 use crate::jobs::redis_server::Redis;
-use crate::jobs::{Jobs, Settings};
+use crate::jobs::tests::records::*;
 use crate::names::{ExportType, UserId};
 use crate::routing::table::StoreLocation;
 
@@ -36,8 +36,7 @@ impl Tried {
     }
 
     fn open(&self) -> Jobs {
-        let day = Duration::from_secs(86_400);
-        Jobs::open(&self.location, Settings { keep: 7 * day, key_keep: day, clock: Clock::system() }).unwrap()
+        Jobs::open(&self.location, settings()).unwrap()
     }
 }
 
@@ -64,71 +63,6 @@ on_both! {
 
 fn run(test: impl AsyncFn(&Tried), tried: &Tried) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test(tried));
-}
-
-fn id(text: &str) -> JobId {
-    JobId::parse(text).unwrap()
-}
-
-fn job(text: &str, user: Option<&str>) -> Job {
-    Job {
-        id: id(text),
-        backend: BackendName::Workers,
-        export: ExportType::parse("overlay"),
-        user: user.and_then(UserId::from_text),
-        started_ms: Clock::system().wall_ms(),
-        state: JobState::Open,
-    }
-}
-
-fn intent(key: &str) -> Intent {
-    let now = Clock::system().wall_ms();
-    Intent {
-        key: key.into(),
-        request_id: "r-1".into(),
-        user: UserId::from_text("ann"),
-        export: ExportType::parse("overlay").unwrap(),
-        backend: BackendName::Workers,
-        started_ms: now,
-        deadline_ms: now + 60_000,
-        state: IntentState::Running,
-        claim: None,
-        resend: None,
-        answer: None,
-    }
-}
-
-fn claimed(key: &str, token: &str) -> Intent {
-    let claim = Claim { token: token.into(), body: [7; 32] };
-    Intent { claim: Some(claim), resend: Some(Bytes::from_static(b"{\"a\":1}")), ..intent(key) }
-}
-
-fn kept(key: &str, token: &str) -> Kept {
-    let body = Bytes::from_static(b"{\"job_id\":\"j\"}");
-    let answer = KeptAnswer { status: 200, content_type: Some("application/json".into()), body };
-    Kept { key: key.into(), token: token.into(), answer }
-}
-
-/// Waits for what is written some time soon.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so().await {
-        assert!(start.elapsed() < Duration::from_secs(10), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Runs tasks on four threads, each with a runtime of its own, as the gateway does.
-fn on_four_runtimes(tasks: impl AsyncFn(usize) + Sync) {
-    std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let tasks = &tasks;
-            scope.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(tasks(thread));
-            });
-        }
-    });
 }
 
 async fn an_intent_goes_through_its_states(tried: &Tried) {

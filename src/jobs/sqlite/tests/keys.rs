@@ -5,25 +5,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::*;
 use crate::jobs::clock::ManualClock;
-use crate::jobs::record::{Claim, Kept, KeptAnswer};
+use crate::jobs::record::Claim;
 use crate::jobs::sqlite::expiry::{Expiry, Keep};
 use crate::jobs::store::{Cause, StoreError};
-
-fn claimed(key: &str, token: &str) -> Intent {
-    let claim = Claim { token: token.into(), body: [7; 32] };
-    Intent { claim: Some(claim), resend: Some(Bytes::from_static(b"{\"a\":1}")), ..intent(key) }
-}
-
-fn kept(key: &str, token: &str) -> Kept {
-    let body = Bytes::from_static(b"{\"job_id\":\"j\"}");
-    let answer = KeptAnswer { status: 200, content_type: Some("application/json".into()), body };
-    Kept { key: key.into(), token: token.into(), answer }
-}
 
 #[tokio::test]
 async fn a_key_has_one_holder_until_that_one_lets_go() {
