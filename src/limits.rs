@@ -265,6 +265,13 @@ pub const LOG_QUEUE: usize = 64;
 /// Longest piece of client data in a log line, bytes.
 pub const LOG_FIELD: usize = 256;
 
+/// How long one batch of spans may take to be sent.
+pub const TRACE_EXPORT: Duration = Duration::from_secs(10);
+/// Largest answer of a collector that is read, bytes: it has a sentence about what was refused.
+pub const TRACE_ANSWER: usize = 64 * 1024;
+/// How long the end of the process waits for the last spans to be sent.
+pub const TRACE_END: Duration = Duration::from_secs(2);
+
 /// Connections to the admin port at the same time.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// How long one connection to the admin port may last: 64 that never end would keep probes out.

@@ -312,6 +312,7 @@ fn changed_keys(old: &Fixed, new: &Fixed) -> Vec<&'static str> {
         ("server.threads", old.threads != new.threads),
         ("admin.listen", old.admin_listen != new.admin_listen),
         ("jobs.store", !old.store.is_same_place(&new.store)),
+        ("telemetry.otlp", old.otlp != new.otlp),
         ("log.access", old.access_log != new.access_log),
         ("jobs.wait_replicas", old.store != new.store && old.store.is_same_place(&new.store)),
     ];

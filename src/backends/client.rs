@@ -26,6 +26,7 @@ use crate::http::body::{Gate, Upload};
 use crate::limits;
 use crate::names::BackendName;
 use crate::routing::table::Backend;
+use crate::telemetry::traces::Traces;
 
 /// What may be done with a request whose connection fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,7 @@ impl Repeat {
 /// A thread's connections to both backends.
 #[derive(Debug)]
 pub struct Client {
+    traces: Option<Traces>,
     dialer: Dialer,
     legacy: Rc<RefCell<Pool>>,
     workers: Rc<RefCell<Pool>>,
@@ -86,9 +88,9 @@ impl Drop for Lease {
 }
 
 impl Client {
-    /// Starts with no connection.
-    pub fn new(dialer: Dialer) -> Client {
-        Client { dialer, legacy: Rc::default(), workers: Rc::default() }
+    /// Starts with no connection. With `traces`, each call of a request that belongs to a trace gets a span.
+    pub fn new(dialer: Dialer, traces: Option<Traces>) -> Client {
+        Client { dialer, traces, legacy: Rc::default(), workers: Rc::default() }
     }
 
     fn pool(&self, name: BackendName) -> &Rc<RefCell<Pool>> {
@@ -105,6 +107,27 @@ impl Client {
     /// # Errors
     /// [`SendError`] says whether a byte can have left.
     pub async fn send(
+        &self,
+        name: BackendName,
+        backend: &Backend,
+        mut request: Box<Request<Upload>>,
+        head_limit: Duration,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
+        let span = self.traces.as_ref().and_then(|traces| {
+            let method = request.method().clone();
+            traces.call(name, &backend.url, &method, request.headers_mut()).map(Box::new)
+        });
+        let result = self.send_in_time(name, backend, request, head_limit).await;
+        if let Some(span) = span {
+            match &result {
+                Ok((answer, _)) => span.answered(answer.status()),
+                Err(error) => span.failed(error.to_string()),
+            }
+        }
+        result
+    }
+
+    async fn send_in_time(
         &self,
         name: BackendName,
         backend: &Backend,

@@ -2,6 +2,7 @@
 
 pub mod resolve;
 pub mod dial;
+pub mod collector;
 mod h2;
 pub mod send_error;
 mod pool;

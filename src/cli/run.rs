@@ -2,6 +2,7 @@
 
 mod hand_over;
 mod supervisor;
+mod traces;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,7 +33,9 @@ use crate::server::{self, Serving, Stage, notify};
 use crate::telemetry::access_log::{AccessLog, Format, Writer};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outlet::Outlet;
+use crate::telemetry::traces::Exporter;
 use hand_over::HandOver;
+use opentelemetry_otlp::ExporterBuildError;
 
 /// Exit code for what a person must mend outside of the file.
 const CANNOT_START: u8 = 1;
@@ -54,6 +57,8 @@ enum StartError {
         #[source]
         source: std::io::Error,
     },
+    #[error("traces cannot be set up: OTEL_… in the environment, or telemetry.otlp")]
+    Traces(#[from] ExporterBuildError),
     #[error("metrics cannot be set up")]
     Metrics(#[from] prometheus::Error),
     #[error("the operating system refused {what}")]
@@ -84,6 +89,7 @@ struct Process {
     stage: watch::Sender<Stage>,
     signals: Signals,
     writer: Writer,
+    exporter: Option<Exporter>,
     hand_over: HandOver,
     predecessor: Option<Predecessor>,
     pulse: Arc<Pulse>,
@@ -131,6 +137,7 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Option<Format>) -> 
     let metrics = Arc::new(Metrics::new(access_log.lost())?);
     metrics.table_applied(&table);
     let dialer = Dialer::new()?;
+    let (traces, exporter) = traces::start(fixed.otlp.as_ref(), &dialer, runtime.handle())?;
     let (predecessor, passed, lock) = match Predecessor::meet()? {
         Some((predecessor, passed, lock)) => (Some(predecessor), passed, lock),
         None => (None, Passed::from_environment(&fixed)?, None),
@@ -145,6 +152,7 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Option<Format>) -> 
         gateway: gateway.clone(),
         dialer,
         access_log,
+        traces,
         stage: stages.clone(),
         in_flight: GlobalConcurrencyLimitLayer::new(limits::REQUESTS),
         // Sockets of systemd's are there for the next process, too.
@@ -163,7 +171,7 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Option<Format>) -> 
     drop(done);
     tracing::info!(%address, threads = threads.len(), version = env!("CARGO_PKG_VERSION"), "listening");
     let reload = Arc::new(ReloadStatus::default());
-    let process = Process { gateway, reload, stage, signals, writer, hand_over, predecessor, pulse };
+    let process = Process { gateway, reload, stage, signals, writer, exporter, hand_over, predecessor, pulse };
     let ended = runtime.block_on(live(path, process, admin_listener, loopback, all_done));
     // Not dropped: that would wait for a blocking call that hangs.
     runtime.shutdown_background();
@@ -182,7 +190,7 @@ async fn live(
     let admin_listener = TcpListener::from_std(admin_listener).map_err(system("the admin port"))?;
     let address = admin_listener.local_addr().map_err(system("the admin port"))?;
     tracing::info!(%address, "admin listening");
-    let Process { gateway, reload, stage, mut signals, writer, mut hand_over, predecessor, pulse } = process;
+    let Process { gateway, reload, stage, mut signals, writer, exporter, mut hand_over, predecessor, pulse } = process;
     let watched = watch_file(path, &gateway, &reload).map_err(system("the watch on the file"))?;
     let admin =
         Arc::new(Admin { gateway: gateway.clone(), reload: reload.clone(), stage: stage.subscribe(), loopback });
@@ -224,6 +232,14 @@ async fn live(
     admin.abort();
     if let Err(error) = gateway.jobs.close().await {
         tracing::warn!(error = error.line(), "the job store was not closed in order");
+    }
+    if let Some(exporter) = exporter {
+        // Its own limit is the shorter one; what it waits for runs on this thread.
+        match tokio::task::spawn_blocking(move || exporter.shut_down(limits::TRACE_END)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error, "the last spans were not sent"),
+            Err(error) => tracing::warn!(%error, "the last spans were not sent"),
+        }
     }
     tracing::info!("stopped");
     // Nobody may be reading what is written: then the process ends all the same.

@@ -8,7 +8,7 @@ use super::file::File;
 use super::problem::Mistake;
 
 /// Sections whose keys are looked through for a key that stands in the wrong one.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "server",
     "server.tls",
     "admin",
@@ -25,6 +25,7 @@ const SECTIONS: [&str; 18] = [
     "exports.overlay.input_key",
     "jobs",
     "log",
+    "telemetry",
     "limits",
     "cors",
 ];

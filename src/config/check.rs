@@ -148,6 +148,7 @@ fn check_fixed(checker: &mut Checker<'_>, file: &File) -> Fixed {
         threads: threads.map_or_else(cores, |threads| threads as usize),
         admin_listen: admin,
         store: check_store(checker, file),
+        otlp: file.telemetry.otlp.as_ref().map(|url| url.0.clone()),
         access_log: Some(&file.log.access.0.0).filter(|to| *to != STDOUT).map(|path| join(checker.base_dir, path)),
     }
 }

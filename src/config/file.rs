@@ -15,7 +15,7 @@ mod outlets;
 mod proofs;
 mod tls;
 
-pub(crate) use outlets::{LogFile, STDOUT};
+pub(crate) use outlets::{LogFile, STDOUT, TelemetryFile};
 pub(crate) use proofs::{CredentialFile, JwtFile, SecretFile};
 pub(crate) use tls::{BackendTlsFile, CertificateFile, ServerTlsFile};
 
@@ -49,6 +49,8 @@ pub(crate) struct File {
     pub(crate) jobs: JobsFile,
     /// Where what operators read goes.
     pub(crate) log: LogFile,
+    /// Where traces go.
+    pub(crate) telemetry: TelemetryFile,
     /// Bounds on what clients and backends may send.
     pub(crate) limits: LimitsFile,
     /// CORS for answers that legacy did not make.

@@ -40,7 +40,10 @@ pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Box<Request<Incoming
     peer.progress.begin(request.version());
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
-    let record = Box::new(Record::begin(core.recorder.clone(), &request, peer.address_value.clone(), request_id));
+    let mut record = Box::new(Record::begin(core.recorder.clone(), &request, peer.address_value.clone(), request_id));
+    if let Some(traces) = &core.recorder.traces {
+        record.span = Some(Box::new(traces.begin(request.headers())));
+    }
     let cors_origin = table.cors.as_ref().and_then(|_| request.headers().get(header::ORIGIN).cloned());
     let route = route::find(request.method(), request.uri().path(), &table.exports);
     let is_start = matches!(route, Ok(Route::Start(_)));
@@ -86,10 +89,13 @@ async fn answer(
     peer: &Rc<Peer>,
     table: &RoutingTable,
     route: Result<Route, OddPath>,
-    request: Box<Request<Incoming>>,
+    mut request: Box<Request<Incoming>>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     let call = Call::check(peer, table, &request, record)?;
+    if let Some(span) = &record.span {
+        span.tell(request.headers_mut());
+    }
     match route.map_err(|OddPath| Refusal::OddPath)? {
         Route::Start(export) => {
             record.route = RouteName::Start;

@@ -69,6 +69,8 @@ pub struct Fixed {
     pub admin_listen: SocketAddr,
     /// `jobs.store`.
     pub store: StoreLocation,
+    /// `telemetry.otlp`: where traces go.
+    pub otlp: Option<BaseUrl>,
     /// `log.access`: absolute path; `None`: standard output.
     pub access_log: Option<PathBuf>,
 }

@@ -35,6 +35,7 @@ use crate::server::pulse::Pulse;
 use crate::server::stack::InFlight;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::record::Recorder;
+use crate::telemetry::traces::Traces;
 
 /// How far down the way the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,8 @@ pub struct Serving {
     pub dialer: Dialer,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+    /// Makes spans, if traces are sent.
+    pub traces: Option<Traces>,
     /// Follows the way down.
     pub stage: watch::Receiver<Stage>,
     /// Places for requests under way.
@@ -113,8 +116,13 @@ async fn serve(serving: &Serving, listeners: Vec<TcpListener>, number: usize) {
         lines: serving.access_log.lines(),
         metrics: serving.gateway.metrics.clone(),
         requests: crate::telemetry::metrics::RequestMetrics::default(),
+        traces: serving.traces.clone(),
     };
-    let core = Rc::new(Core::new(serving.gateway.clone(), Client::new(serving.dialer.clone()), recorder));
+    let core = Rc::new(Core::new(
+        serving.gateway.clone(),
+        Client::new(serving.dialer.clone(), serving.traces.clone()),
+        recorder,
+    ));
     let keeper = spawn_local(keep(core.clone(), serving.pulse.clone(), number));
     let background =
         (number == 0).then(|| [spawn_local(ask_open_starts(core.clone())), spawn_local(unpolled::watch(core.clone()))]);

@@ -3,5 +3,6 @@
 pub mod outlet;
 pub mod access_log;
 pub mod metrics;
+pub mod traces;
 pub mod record;
 pub mod tracing;

@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request};
+use opentelemetry::KeyValue;
 
+use crate::limits;
 use crate::names::{BackendName, ExportType, JobId, UserId};
 use crate::telemetry::access_log::{Format, Lines, push_json};
 use crate::telemetry::metrics::{Metrics, RequestMetrics};
+use crate::telemetry::traces::{RequestSpan, Traces};
 
 /// The status that the log shows for a client that left before its answer (as nginx does).
 pub const CLIENT_GONE: u16 = 499;
@@ -26,6 +29,8 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// This thread's handles of the per-request ones.
     pub requests: RequestMetrics,
+    /// Makes spans, if traces are sent.
+    pub traces: Option<Traces>,
 }
 
 /// What kind of request it was.
@@ -100,6 +105,8 @@ pub struct Record {
     pub bytes_out: u64,
     /// Whether the answer was sent to its end.
     pub complete: bool,
+    /// The request's span, if traces are sent.
+    pub span: Option<Box<RequestSpan>>,
 }
 
 impl Record {
@@ -127,6 +134,7 @@ impl Record {
             status: None,
             bytes_out: 0,
             complete: false,
+            span: None,
         }
     }
 
@@ -137,6 +145,30 @@ impl Record {
         if let Some(Ok(own)) = self.target.as_ref().map(|target| target.as_str().parse()) {
             self.target = Some(own);
         }
+    }
+
+    /// Ends the request's span with what the access log says, too.
+    fn end(&mut self, span: RequestSpan, status: u16) {
+        let text = |text: &str| text.chars().take(limits::LOG_FIELD).collect::<String>();
+        let words = [
+            ("export_gateway.backend", self.backend.map(BackendName::as_str)),
+            ("export_gateway.decision", self.decision.map(BackendName::as_str)),
+            ("export_gateway.reason", self.reason),
+            ("export_gateway.outcome", self.outcome),
+            ("export_gateway.fallback", self.fallback),
+            ("export_gateway.code", self.code),
+        ];
+        let texts = [
+            ("export_gateway.export_type", self.export.as_ref().map(ExportType::as_str)),
+            ("export_gateway.job_id", self.job.as_ref().map(JobId::as_str)),
+            ("export_gateway.error", self.error.as_deref()),
+            ("export_gateway.request_id", Some(&*self.request_id)),
+            ("url.path", Some(self.path())),
+        ];
+        let mut attributes: Vec<KeyValue> =
+            words.into_iter().filter_map(|(name, word)| Some(KeyValue::new(name, word?))).collect();
+        attributes.extend(texts.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, text(value?)))));
+        span.end(&self.method, self.route.as_str(), status, attributes);
     }
 
     /// Says whether the answer's body stays behind.
@@ -256,6 +288,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         let took = self.began.elapsed();
         let status = self.status.unwrap_or(CLIENT_GONE);
+        if let Some(span) = self.span.take().filter(|span| span.is_recorded()) {
+            self.end(*span, status);
+        }
         let recorder = self.recorder.clone();
         recorder.lines.add(|buffer| match recorder.lines.format() {
             Format::Json => self.json(buffer, took, status),

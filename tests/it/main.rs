@@ -44,6 +44,7 @@ mod support;
 mod target;
 mod tidy;
 mod tls_in;
+mod traces;
 mod unknown_job;
 mod unpolled;
 mod upgrade;

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::config::texts::Line;
 use crate::config::values::Written;
+use crate::routing::table::BaseUrl;
 
 /// `[log]`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -22,3 +23,12 @@ impl Default for LogFile {
 
 /// The word for standard output; a file of that name is `./stdout`.
 pub(crate) const STDOUT: &str = "stdout";
+
+/// `[telemetry]`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TelemetryFile {
+    /// A collector that traces are sent to by OTLP over HTTP, without its `/v1/traces`; left out: where
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says, else nowhere. Needs a restart.
+    pub(crate) otlp: Option<Written<BaseUrl>>,
+}

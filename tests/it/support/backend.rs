@@ -171,6 +171,11 @@ impl Recorder {
         Recorder { backend, requests, strays }
     }
 
+    /// Returns its base URL.
+    pub fn url(&self) -> String {
+        self.backend.url()
+    }
+
     /// Returns the requests so far.
     pub fn requests(&self) -> Vec<Received> {
         self.requests.lock().unwrap().clone()

@@ -343,6 +343,9 @@ fn command_with_hosts(hosts: &Path) -> Command {
 }
 
 fn in_plain_environment(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OTEL_")) {
+        command.env_remove(name);
+    }
     command.env_remove("RUST_LOG").env("NO_COLOR", "1");
     command
 }
