@@ -47,7 +47,7 @@ pub const UNKNOWN_JOB_SOCKETS: usize = 50;
 pub const NEITHER_ENTRIES: usize = 25_000;
 /// Largest body of such an answer that is remembered, bytes: legacy's own has 26.
 pub const NEITHER_ANSWER: usize = 1024;
-/// Jobs held in memory in front of the store: an hour of 25 starts a second.
+/// Jobs held in memory in front of the store, those used last: an hour of 25 starts a second.
 pub const CACHED_JOBS: usize = 100_000;
 
 /// Most queued writes of the embedded store before a write is refused at once.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -110,7 +110,7 @@ struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -125,7 +125,7 @@ struct Connection {
 /// The right to give a connection back once its answer has been read to the end. Dropped early, it closes it.
 #[derive(Debug)]
 pub struct Lease {
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     pool: Rc<RefCell<Pool>>,
     kept_back: Option<Arc<Gate>>,
 }
@@ -172,7 +172,8 @@ impl Client {
     }
 
     /// Sends a request and returns the answer's head with its streaming body; `head_limit` bounds the wait for it,
-    /// counted from the last piece of the client's body: an upload may take as long as it goes on.
+    /// counted from the last piece of the client's body: an upload may take as long as it goes on. The request is
+    /// boxed: by value it would be copied at each of a dozen hand-overs.
     ///
     /// # Errors
     /// [`SendError`] says whether a byte can have left.
@@ -180,7 +181,7 @@ impl Client {
         &self,
         name: BackendName,
         backend: &Backend,
-        mut request: Request<Upload>,
+        mut request: Box<Request<Upload>>,
         head_limit: Duration,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         if name == BackendName::Workers {
@@ -188,8 +189,9 @@ impl Client {
             credential::present(&mut request, backend.credential.as_ref(), SystemTime::now());
         }
         let moved = request.body().moved();
-        let mut deadline = Instant::now() + head_limit;
-        let mut sent = pin!(self.send_unbounded(name, backend, request));
+        let now = Instant::now();
+        let mut deadline = now + head_limit;
+        let mut sent = pin!(self.send_unbounded(name, backend, request, now));
         loop {
             if let Ok(result) = timeout_at(deadline, sent.as_mut()).await {
                 return result;
@@ -205,20 +207,22 @@ impl Client {
         &self,
         name: BackendName,
         backend: &Backend,
-        mut request: Request<Upload>,
+        mut request: Box<Request<Upload>>,
+        now: Instant,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         let repeat = Repeat::for_request(request.method(), request.body());
-        let mut spare = (repeat == Repeat::Safe).then(|| copy_head(&request));
+        let mut spare = (repeat == Repeat::Safe).then(|| Spare::of(&request));
         let pool = self.pool(name);
-        let mut pooled = self.checkout(pool, backend, repeat);
+        let mut pooled = self.checkout(pool, backend, repeat, now);
         // At most three rounds: handed back by the pool's connection, broken once, and the last.
         loop {
             let was_pooled = pooled.is_some();
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
-                None => self.connect(backend).await?,
+                // Boxed: it is rare, and would make every request's future some KiB larger.
+                None => Box::pin(self.connect(backend)).await?,
             };
-            let mut failed = match connection.sender.try_send_request(request).await {
+            let mut failed = match connection.sender.try_send_request(*request).await {
                 Ok(answer) => {
                     let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));
@@ -226,12 +230,12 @@ impl Client {
                 Err(failed) => failed,
             };
             request = match failed.take_message() {
-                Some(unsent) if was_pooled => unsent,
+                Some(unsent) if was_pooled => Box::new(unsent),
                 Some(_) => return Err(SendError::HandedBack(failed.into_error())),
                 None => {
                     let error = SendError::from_hyper(failed.into_error());
                     match (error, spare.take()) {
-                        (SendError::Closed(_), Some(copy)) => copy,
+                        (SendError::Closed(_), Some(spare)) => spare.into_request(),
                         (error, _) => return Err(error),
                     }
                 }
@@ -239,7 +243,7 @@ impl Client {
         }
     }
 
-    async fn connect(&self, backend: &Backend) -> Result<Connection, SendError> {
+    async fn connect(&self, backend: &Backend) -> Result<Box<Connection>, SendError> {
         let socket = self.dialer.dial(&backend.url, backend.connect_timeout).await?;
         let peek = socket.peek_handle();
         let peer = peek.peer();
@@ -254,7 +258,7 @@ impl Client {
             // Its error reaches whoever waits for the answer or reads its body.
             let _ = driver.with_upgrades().await;
         });
-        Ok(Connection { sender, peek, peer, url: backend.url.clone() })
+        Ok(Box::new(Connection { sender, peek, peer, url: backend.url.clone() }))
     }
 
     /// Closes connections that were idle for too long; called every second or so by the thread's keeper.
@@ -265,7 +269,7 @@ impl Client {
                 pool.idle.clear();
             }
             if !pool.idle.is_empty() {
-                pool.follow_name();
+                pool.follow_name(Instant::now());
             }
             while pool.idle.front().is_some_and(|idle| idle.since.elapsed() >= backend.idle_timeout) {
                 pool.idle.pop_front();
@@ -283,23 +287,28 @@ impl Client {
     }
 
     /// Takes the connection that was used last, and sees to what the pool is about.
-    fn checkout(&self, pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<Connection> {
+    fn checkout(
+        &self,
+        pool: &RefCell<Pool>,
+        backend: &Backend,
+        repeat: Repeat,
+        now: Instant,
+    ) -> Option<Box<Connection>> {
         let mut pool = pool.borrow_mut();
         if pool.url.as_ref() != Some(&backend.url) {
             pool.url = Some(backend.url.clone());
             pool.name = self.dialer.name(&backend.url);
             pool.idle.clear();
         }
-        pool.follow_name();
-        pool.take(backend, repeat)
+        pool.follow_name(now);
+        pool.take(backend, repeat, now)
     }
 }
 
 impl Pool {
     /// Takes the connection that was used last; for a request that cannot be repeated the kernel is asked
     /// whether the backend has closed it meanwhile.
-    fn take(&mut self, backend: &Backend, repeat: Repeat) -> Option<Connection> {
-        let now = Instant::now();
+    fn take(&mut self, backend: &Backend, repeat: Repeat, now: Instant) -> Option<Box<Connection>> {
         if repeat == Repeat::Never && self.distrusted_until.is_some_and(|until| now < until) {
             return None;
         }
@@ -322,9 +331,9 @@ impl Pool {
     }
 
     /// Has the name looked up again if it is time, and closes connections to addresses that it has no more.
-    fn follow_name(&mut self) {
+    fn follow_name(&mut self, now: Instant) {
         let Pool { name: Some(name), compared, idle, .. } = self else { return };
-        name.touch(Instant::now().into_std());
+        name.touch(now.into_std());
         let changes = name.changes();
         if *compared != changes {
             *compared = changes;
@@ -341,12 +350,55 @@ impl Pool {
     }
 }
 
-/// Copies a request without a body. What hyper keeps of its fields' spelling is left out: copying it costs every GET
-/// more than the case of a few names is worth on the one in a million that is sent twice.
-fn copy_head(request: &Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(Upload::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+/// What a GET needs to be sent once more. Its fields are kept as text, in one allocation: copying the map costs several
+/// times as much, and one in a million is read back. What hyper keeps of their spelling is left out.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    /// `name:value\n` for each; neither part can hold what ends it.
+    fields: Vec<u8>,
+}
+
+impl Spare {
+    fn of(request: &Request<Upload>) -> Spare {
+        let mut fields = Vec::with_capacity(1024);
+        for (name, value) in request.headers() {
+            fields.extend_from_slice(name.as_str().as_bytes());
+            fields.push(b':');
+            fields.extend_from_slice(value.as_bytes());
+            fields.push(b'\n');
+        }
+        Spare { method: request.method().clone(), uri: request.uri().clone(), fields }
+    }
+
+    fn into_request(self) -> Box<Request<Upload>> {
+        let mut request = Box::new(Request::new(Upload::Empty));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        for field in self.fields.split(|byte| *byte == b'\n') {
+            let Some(colon) = memchr::memchr(b':', field) else { continue };
+            let name = HeaderName::from_bytes(&field[..colon]).expect("a name, as it was");
+            let value = HeaderValue::from_bytes(&field[colon + 1..]).expect("a value, as it was");
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_sent_again_has_the_fields_it_had() {
+        let mut request = Request::new(Upload::Empty);
+        *request.uri_mut() = Uri::from_static("/a?b=c");
+        for (name, value) in [("host", &b"h:1"[..]), ("cookie", b"a=b; c:d"), ("cookie", b"\xe9\t"), ("x-empty", b"")] {
+            let value = HeaderValue::from_bytes(value).expect("a value");
+            request.headers_mut().append(HeaderName::from_static(name), value);
+        }
+        let again = Spare::of(&request).into_request();
+        assert_eq!((again.method(), again.uri()), (request.method(), request.uri()));
+        assert_eq!(again.headers(), request.headers());
+    }
 }

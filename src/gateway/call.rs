@@ -60,11 +60,8 @@ impl Call {
         let head = headers::check(request, &table.limits)?;
         let identity = &table.identity;
         let token_header = identity.jwt.as_ref().map(|jwt| &jwt.header);
-        if [Some(&identity.header), token_header]
-            .into_iter()
-            .flatten()
-            .any(|name| headers::is_nominated(request.headers(), name))
-        {
+        let nominates = |name| headers::is_nominated(request.headers(), name);
+        if head.nominates && [Some(&identity.header), token_header].into_iter().flatten().any(nominates) {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
         if head.chunked && headers::is_trailer(request.headers(), &identity.header) {
@@ -128,7 +125,7 @@ impl Call {
             headers.insert(header::HOST, host_value(&table.legacy.url));
         }
         parts.version = Version::HTTP_11;
-        parts.uri = target(&table.legacy.url, &parts.uri)?;
+        address_target(&table.legacy.url, &mut parts.uri)?;
         Ok(())
     }
 
@@ -234,12 +231,11 @@ fn host_value(url: &BaseUrl) -> HeaderValue {
 }
 
 /// Puts a backend's base path in front of the client's target, in origin form.
-fn target(url: &BaseUrl, uri: &Uri) -> Result<Uri, Refusal> {
-    if url.path.is_empty() && uri.authority().is_none() {
-        return Ok(uri.clone());
+fn address_target(url: &BaseUrl, uri: &mut Uri) -> Result<(), Refusal> {
+    if !url.path.is_empty() || uri.authority().is_some() {
+        *uri = backend_target(url, uri.path_and_query().map_or("/", PathAndQuery::as_str))?;
     }
-    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    backend_target(url, path)
+    Ok(())
 }
 
 /// Joins a backend's base path and a path of ours.

@@ -40,6 +40,8 @@ pub struct Head {
     pub expects_continue: bool,
     /// The body is chunked.
     pub chunked: bool,
+    /// There is a `Connection` that names more than `close` or `keep-alive`.
+    pub nominates: bool,
     hosts: u8,
     hop: Hop,
 }
@@ -72,7 +74,10 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
                 head.hosts = head.hosts.saturating_add(1);
                 target::check_host(request, value)?;
             }
-            "connection" => head.hop.connection = true,
+            "connection" => {
+                head.hop.connection = true;
+                head.nominates |= !is_plain_connection(value);
+            }
             "transfer-encoding" => {
                 let only_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
                 if head.chunked || !only_chunked || request.version() != Version::HTTP_11 {
@@ -107,7 +112,7 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
     if head.hosts != 1 && !(head.hosts == 0 && request.version() == Version::HTTP_10) {
         return Err(Refusal::BadRequest("Exactly one Host is needed"));
     }
-    if head.hop.connection {
+    if head.nominates {
         check_nominated(request.headers())?;
     }
     if upgrade_websocket {
@@ -250,12 +255,14 @@ pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
     }
 }
 
+/// Says whether a `Connection` is about the connection itself and names no field.
+fn is_plain_connection(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    bytes.eq_ignore_ascii_case(b"keep-alive") || bytes.eq_ignore_ascii_case(b"close")
+}
+
 fn remove_nominated(headers: &mut HeaderMap) {
-    let plain = |value: &HeaderValue| {
-        let bytes = value.as_bytes();
-        bytes.eq_ignore_ascii_case(b"keep-alive") || bytes.eq_ignore_ascii_case(b"close")
-    };
-    if headers.get_all(header::CONNECTION).iter().all(plain) {
+    if headers.get_all(header::CONNECTION).iter().all(is_plain_connection) {
         headers.remove(header::CONNECTION);
         return;
     }
