@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ON_REDIS := --store redis --replicas 3 --idempotent
 
-.PHONY: help demo test lint chaos chaos-short figures docs
+.PHONY: help demo test lint chaos chaos-short figures deb deploy-test docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,8 @@ test: ## everything: formatting, lints, unit tests, and the real binary between 
 	$(MAKE) lint
 	tests/backends/setup.sh
 	tests/backends/redis.sh
+	tests/deploy/setup.sh
+	tests/deploy/validators.py --quick
 	cargo test --locked
 	$(MAKE) chaos-short
 
@@ -45,6 +47,14 @@ lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	cargo run --locked --quiet -- check --config gateway.toml
+
+deb: ## the Debian package, into target/ (needs `cargo install cargo-deb`)
+	cargo build --release --locked
+	deploy/debian/assets.sh $(TARGET)/release/export-gateway $(TARGET)/release/packaging
+	cargo deb --no-build --output $(TARGET)
+
+deploy-test: ## build and exercise all of deploy/: as root on Debian 12, half an hour (ARGS="--only image compose")
+	python3 tests/deploy/deploy_test.py $(ARGS)
 
 docs: ## the crate's documentation, for reading
 	cargo doc --locked --no-deps --open
