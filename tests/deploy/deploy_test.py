@@ -3,7 +3,7 @@
 
     deploy_test.py                     all parts
     deploy_test.py --only image boot   some
-    deploy_test.py --binary FILE       package, upgrade and boot with a binary that is there already, no image
+    deploy_test.py --binary FILE       package, upgrade, edges and boot with a binary that is there already, no image
 
 Debian 12, as root, with Rust, Node 20 and Python 3.11; what else is needed is installed (apt, pip, npm, cargo). Nothing
 is left behind but what was installed and .parts; --keep leaves the base images and roots for the next run.
@@ -18,12 +18,13 @@ from pathlib import Path
 
 import boot
 import compose
+import edges
 import image
 import package
 import upgrade
 from stage import HERE, PARTS, TOOLS, Stage, fail, run
 
-ALL = ["validators", "image", "rebuild", "compose", "upgrade", "package", "boot"]
+ALL = ["validators", "image", "rebuild", "compose", "upgrade", "edges", "package", "boot"]
 
 
 def main() -> int:
@@ -79,6 +80,9 @@ def exercise(stage: Stage, options: argparse.Namespace) -> None:
     if "upgrade" in wanted:
         with stage.part("upgrade"):
             upgrade.exercise(stage, binary)
+    if "edges" in wanted:
+        with stage.part("edges"):
+            edges.exercise(stage, binary)
     if wanted & {"package", "boot"}:
         with stage.part("package"):
             first, second = package.build(stage, binary), package.build(stage, binary, "0.1.0-2")
