@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ON_REDIS := --store redis --replicas 3 --idempotent
 
-.PHONY: help demo test lint chaos chaos-short figures deb deploy-test docs
+.PHONY: help demo test lint chaos chaos-short figures docs release deb deploy-test bench bench-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,8 +48,18 @@ lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	cargo run --locked --quiet -- check --config gateway.toml
 
-deb: ## the Debian package, into target/ (needs `cargo install cargo-deb`)
-	cargo build --release --locked
+release: ## the binary for production: trained on real traffic (PGO) where the toolchain can, else plain; says which
+	bench/release.sh $(ARGS)
+
+bench: ## beside nginx, HAProxy, Envoy, Caddy and Pingora; at most 30 minutes (ARGS="S1 --peers nginx": one)
+	@test -x $(TARGET)/release/export-gateway || $(MAKE) release
+	python3 bench/run.py $(ARGS)
+
+bench-check: ## instructions and allocations per request beside the committed figures (ARGS=--accept writes them down)
+	python3 bench/check.py $(ARGS)
+
+deb: ## the Debian package of what `make release` makes, into target/ (needs `cargo install cargo-deb`)
+	$(MAKE) release
 	deploy/debian/assets.sh $(TARGET)/release/export-gateway $(TARGET)/release/packaging
 	cargo deb --no-build --output $(TARGET)
 

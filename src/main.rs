@@ -8,6 +8,7 @@ use export_gateway::config;
 use export_gateway::telemetry;
 
 /// Idle WebSockets keep a quarter of the memory that they keep with glibc's, and it goes back when they close.
+#[cfg(not(feature = "system-allocator"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -4,70 +4,28 @@
 //! An error says whether a byte can have left: that is what the outcome of a start is decided on.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{Method, Request, Response, header};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backends::credential;
-use crate::backends::dial::{DialError, Dialer};
-use crate::backends::resolve::Name;
-use crate::http::body::{Gate, Upload, UploadError};
-use crate::http::socket::Peek;
+use crate::backends::dial::{Dialer, Offer};
+use crate::backends::h2::Shared;
+use crate::backends::pool::{self, Connection, Pool, Sender};
+use crate::backends::send_error::SendError;
+use crate::backends::spare::Spare;
+use crate::http::body::{Gate, Upload};
 use crate::limits;
 use crate::names::BackendName;
-use crate::routing::table::{Backend, BaseUrl};
-
-/// Why there is no answer from a backend.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// There is no connection; nothing was sent.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// A fresh connection gave the request back; nothing was sent.
-    #[error("request was handed back unsent")]
-    HandedBack(#[source] hyper::Error),
-    /// The client's own body failed; a part may have been sent.
-    #[error(transparent)]
-    Upload(UploadError),
-    /// The connection ended before an answer's head; the backend may have acted.
-    #[error("connection ended before an answer")]
-    Closed(#[source] hyper::Error),
-    /// What came is not HTTP that may be passed on; the backend may have acted.
-    #[error("answer is not valid HTTP")]
-    Unreadable(#[source] hyper::Error),
-    /// No answer's head within the time; the backend may have acted.
-    #[error("no answer within {0:?}")]
-    TimedOut(Duration),
-}
-
-impl SendError {
-    /// Says whether it is certain that no byte of the request was sent.
-    pub fn nothing_was_sent(&self) -> bool {
-        match self {
-            SendError::Dial(_) | SendError::HandedBack(_) => true,
-            SendError::Upload(_) | SendError::Closed(_) | SendError::Unreadable(_) | SendError::TimedOut(_) => false,
-        }
-    }
-
-    fn from_hyper(error: hyper::Error) -> SendError {
-        let upload = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<UploadError>()).copied();
-        match upload {
-            Some(upload) => SendError::Upload(upload),
-            None if error.is_parse() => SendError::Unreadable(error),
-            None => SendError::Closed(error),
-        }
-    }
-}
+use crate::routing::table::Backend;
 
 /// What may be done with a request whose connection fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,34 +52,6 @@ pub struct Client {
     workers: Rc<RefCell<Pool>>,
 }
 
-/// Idle connections to one address; the last one used is used next.
-#[derive(Debug, Default)]
-struct Pool {
-    url: Option<BaseUrl>,
-    /// The address's name, if it has one: connections to where it no longer leads are not used again.
-    name: Option<Arc<Name>>,
-    /// The number of the name's set of addresses that the idle connections were compared with.
-    compared: u64,
-    idle: VecDeque<Idle>,
-    /// Until then a request that cannot be repeated gets a connection of its own: this backend was seen to close
-    /// connections soon after an answer, and a close that is on its way cannot be seen.
-    distrusted_until: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Box<Connection>,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Upload>,
-    peek: Peek,
-    peer: Option<IpAddr>,
-    url: BaseUrl,
-}
-
 /// The right to give a connection back once its answer has been read to the end. Dropped early, it closes it.
 #[derive(Debug)]
 pub struct Lease {
@@ -141,11 +71,8 @@ impl Lease {
         if self.kept_back.is_some() {
             return;
         }
-        let Some(connection) = self.connection.take() else { return };
-        let mut pool = self.pool.borrow_mut();
-        let is_here = pool.url.as_ref() == Some(&connection.url) && pool.leads_to(&connection);
-        if is_here && pool.idle.len() < limits::POOL_IDLE {
-            pool.idle.push_back(Idle { connection, since: Instant::now() });
+        if let Some(connection) = self.connection.take() {
+            self.pool.borrow_mut().give_back(connection);
         }
     }
 }
@@ -213,16 +140,20 @@ impl Client {
         let repeat = Repeat::for_request(request.method(), request.body());
         let mut spare = (repeat == Repeat::Safe).then(|| Spare::of(&request));
         let pool = self.pool(name);
-        let mut pooled = self.checkout(pool, backend, repeat, now);
+        let mut pooled = pool.borrow_mut().checkout(&self.dialer, backend, repeat, now);
+        let offer = offer(backend, &request);
+        if offer == Offer::Http2 && pooled.is_none() {
+            pooled = Box::pin(self.place(pool, backend, repeat)).await;
+        }
         // At most three rounds: handed back by the pool's connection, broken once, and the last.
         loop {
             let was_pooled = pooled.is_some();
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
                 // Boxed: it is rare, and would make every request's future some KiB larger.
-                None => Box::pin(self.connect(backend)).await?,
+                None => Box::pin(self.connect(pool, backend, offer)).await?,
             };
-            let mut failed = match connection.sender.try_send_request(*request).await {
+            let mut failed = match connection.try_send(request).await {
                 Ok(answer) => {
                     let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));
@@ -230,12 +161,15 @@ impl Client {
                 Err(failed) => failed,
             };
             request = match failed.take_message() {
-                Some(unsent) if was_pooled => Box::new(unsent),
+                Some(mut unsent) if was_pooled => {
+                    connection.take_back(&mut unsent);
+                    Box::new(unsent)
+                }
                 Some(_) => return Err(SendError::HandedBack(failed.into_error())),
                 None => {
                     let error = SendError::from_hyper(failed.into_error());
                     match (error, spare.take()) {
-                        (SendError::Closed(_), Some(spare)) => spare.into_request(),
+                        (SendError::Closed(_) | SendError::Refused(_), Some(spare)) => spare.into_request(),
                         (error, _) => return Err(error),
                     }
                 }
@@ -243,9 +177,18 @@ impl Client {
         }
     }
 
-    async fn connect(&self, backend: &Backend) -> Result<Box<Connection>, SendError> {
-        let socket = self.dialer.dial(&backend.url, backend.connect_timeout).await?;
+    async fn connect(
+        &self,
+        pool: &RefCell<Pool>,
+        backend: &Backend,
+        offer: Offer,
+    ) -> Result<Box<Connection>, SendError> {
+        let socket = self.dialer.dial(backend, offer).await?;
         let peek = socket.peek_handle();
+        if socket.is_http2() {
+            let shared = Box::pin(Shared::begin(socket)).await.map_err(SendError::HandedBack)?;
+            return Ok(pool.borrow_mut().share(backend, shared, peek));
+        }
         let peer = peek.peer();
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
@@ -258,147 +201,31 @@ impl Client {
             // Its error reaches whoever waits for the answer or reads its body.
             let _ = driver.with_upgrades().await;
         });
-        Ok(Box::new(Connection { sender, peek, peer, url: backend.url.clone() }))
+        let (url, made) = (backend.url.clone(), pool::made(backend));
+        Ok(Box::new(Connection { sender: Sender::Http1(sender), peek, peer, url, made }))
+    }
+
+    /// Takes a place on a connection of HTTP/2 that is there; a request that cannot be repeated waits a moment for what
+    /// the backend may have said of going away.
+    async fn place(&self, pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<Box<Connection>> {
+        loop {
+            let place = pool.borrow_mut().place(backend)?;
+            let Sender::Http2(held) = &place.sender else { return None };
+            if repeat == Repeat::Safe || held.0.settle().await {
+                return Some(place);
+            }
+        }
     }
 
     /// Closes connections that were idle for too long; called every second or so by the thread's keeper.
     pub fn sweep(&self, legacy: &Backend, workers: &Backend) {
-        for (pool, backend) in [(&self.legacy, legacy), (&self.workers, workers)] {
-            let mut pool = pool.borrow_mut();
-            if pool.url.as_ref() != Some(&backend.url) {
-                pool.idle.clear();
-            }
-            if !pool.idle.is_empty() {
-                pool.follow_name(Instant::now());
-            }
-            while pool.idle.front().is_some_and(|idle| idle.since.elapsed() >= backend.idle_timeout) {
-                pool.idle.pop_front();
-            }
-            let mut is_early = false;
-            pool.idle.retain(|idle| {
-                let is_closed = idle.connection.sender.is_closed();
-                is_early |= is_closed && idle.since.elapsed() < limits::EARLY_CLOSE;
-                !is_closed
-            });
-            if is_early {
-                pool.distrust();
-            }
-        }
-    }
-
-    /// Takes the connection that was used last, and sees to what the pool is about.
-    fn checkout(
-        &self,
-        pool: &RefCell<Pool>,
-        backend: &Backend,
-        repeat: Repeat,
-        now: Instant,
-    ) -> Option<Box<Connection>> {
-        let mut pool = pool.borrow_mut();
-        if pool.url.as_ref() != Some(&backend.url) {
-            pool.url = Some(backend.url.clone());
-            pool.name = self.dialer.name(&backend.url);
-            pool.idle.clear();
-        }
-        pool.follow_name(now);
-        pool.take(backend, repeat, now)
+        self.legacy.borrow_mut().sweep(legacy);
+        self.workers.borrow_mut().sweep(workers);
     }
 }
 
-impl Pool {
-    /// Takes the connection that was used last; for a request that cannot be repeated the kernel is asked
-    /// whether the backend has closed it meanwhile.
-    fn take(&mut self, backend: &Backend, repeat: Repeat, now: Instant) -> Option<Box<Connection>> {
-        if repeat == Repeat::Never && self.distrusted_until.is_some_and(|until| now < until) {
-            return None;
-        }
-        while let Some(Idle { connection, since }) = self.idle.pop_back() {
-            if now.duration_since(since) >= backend.idle_timeout {
-                self.idle.clear();
-                return None;
-            }
-            if connection.sender.is_ready() && (repeat == Repeat::Safe || connection.peek.is_quiet()) {
-                return Some(connection);
-            }
-            if now.duration_since(since) < limits::EARLY_CLOSE {
-                self.distrust();
-                if repeat == Repeat::Never {
-                    return None;
-                }
-            }
-        }
-        None
-    }
-
-    /// Has the name looked up again if it is time, and closes connections to addresses that it has no more.
-    fn follow_name(&mut self, now: Instant) {
-        let Pool { name: Some(name), compared, idle, .. } = self else { return };
-        name.touch(now.into_std());
-        let changes = name.changes();
-        if *compared != changes {
-            *compared = changes;
-            idle.retain(|idle| idle.connection.peer.is_some_and(|peer| name.has(peer)));
-        }
-    }
-
-    fn leads_to(&self, connection: &Connection) -> bool {
-        self.name.as_ref().is_none_or(|name| connection.peer.is_some_and(|peer| name.has(peer)))
-    }
-
-    fn distrust(&mut self) {
-        self.distrusted_until = Some(Instant::now() + limits::DISTRUST);
-    }
-}
-
-/// What a GET needs to be sent once more. Its fields are kept as text, in one allocation: copying the map costs several
-/// times as much, and one in a million is read back. What hyper keeps of their spelling is left out.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    /// `name:value\n` for each; neither part can hold what ends it.
-    fields: Vec<u8>,
-}
-
-impl Spare {
-    fn of(request: &Request<Upload>) -> Spare {
-        let mut fields = Vec::with_capacity(1024);
-        for (name, value) in request.headers() {
-            fields.extend_from_slice(name.as_str().as_bytes());
-            fields.push(b':');
-            fields.extend_from_slice(value.as_bytes());
-            fields.push(b'\n');
-        }
-        Spare { method: request.method().clone(), uri: request.uri().clone(), fields }
-    }
-
-    fn into_request(self) -> Box<Request<Upload>> {
-        let mut request = Box::new(Request::new(Upload::Empty));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        for field in self.fields.split(|byte| *byte == b'\n') {
-            let Some(colon) = memchr::memchr(b':', field) else { continue };
-            let name = HeaderName::from_bytes(&field[..colon]).expect("a name, as it was");
-            let value = HeaderValue::from_bytes(&field[colon + 1..]).expect("a value, as it was");
-            request.headers_mut().append(name, value);
-        }
-        request
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_that_is_sent_again_has_the_fields_it_had() {
-        let mut request = Request::new(Upload::Empty);
-        *request.uri_mut() = Uri::from_static("/a?b=c");
-        for (name, value) in [("host", &b"h:1"[..]), ("cookie", b"a=b; c:d"), ("cookie", b"\xe9\t"), ("x-empty", b"")] {
-            let value = HeaderValue::from_bytes(value).expect("a value");
-            request.headers_mut().append(HeaderName::from_static(name), value);
-        }
-        let again = Spare::of(&request).into_request();
-        assert_eq!((again.method(), again.uri()), (request.method(), request.uri()));
-        assert_eq!(again.headers(), request.headers());
-    }
+/// Says which versions of HTTP a request may be sent in: a WebSocket needs HTTP/1.1, and legacy has nothing else.
+fn offer(backend: &Backend, request: &Request<Upload>) -> Offer {
+    let may = backend.url.tls && backend.tls.http2 && !request.headers().contains_key(header::UPGRADE);
+    if may { Offer::Http2 } else { Offer::Http1 }
 }

@@ -11,7 +11,8 @@ use hyper::ext::on_informational;
 
 use crate::gateway::core::{Core, Peer, is_in};
 use crate::http::body::{ClientBody, Gate, Upload};
-use crate::http::headers::{self, Head, Sender, X_REQUEST_ID, X_USER_ID};
+use crate::http::forwarding::{self, Sender};
+use crate::http::headers::{self, Head, X_REQUEST_ID, X_USER_ID};
 use crate::http::refusal::Refusal;
 use crate::limits;
 use crate::names::UserId;
@@ -102,7 +103,7 @@ impl Call {
     }
 
     fn sender(&self) -> Sender<'_> {
-        Sender { address: &self.peer.address_value, scheme: "http", trusted: self.trusted_proxy }
+        Sender { address: &self.peer.address_value, scheme: self.peer.scheme, trusted: self.trusted_proxy }
     }
 
     /// Edits a head for legacy: nothing changes but hop-by-hop, forwarding and identity fields and the request id.
@@ -119,7 +120,7 @@ impl Call {
                 headers.insert(table.identity.header.clone(), value.clone());
             }
         }
-        headers::write_forwarding(headers, &self.sender());
+        forwarding::write(headers, &self.sender());
         headers.insert(X_REQUEST_ID, self.id_value());
         if !headers.contains_key(header::HOST) {
             headers.insert(header::HOST, host_value(&table.legacy.url));
@@ -145,12 +146,12 @@ impl Call {
         if let Some(host) = client.get(header::HOST) {
             headers.insert(header::HOST, host.clone());
         }
-        for name in [headers::X_FORWARDED_FOR, headers::X_FORWARDED_HOST, headers::X_FORWARDED_PROTO] {
+        for name in [forwarding::X_FORWARDED_FOR, forwarding::X_FORWARDED_HOST, forwarding::X_FORWARDED_PROTO] {
             for value in client.get_all(&name) {
                 headers.append(name.clone(), value.clone());
             }
         }
-        headers::write_forwarding(&mut headers, &self.sender());
+        forwarding::write(&mut headers, &self.sender());
         // Cloudflare routes by Host: it must be the Worker's; the client's is in X-Forwarded-Host.
         headers.insert(header::HOST, host_value(&table.workers.backend.url));
         if let Some(user) = user {
@@ -187,7 +188,7 @@ impl Call {
             gate
         });
         let unread = self.peer.progress.read_body();
-        (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
+        (Upload::Client(ClientBody::new(body, self.peer.end, table.limits.body_idle, gate.clone(), unread)), gate)
     }
 
     fn id_value(&self) -> HeaderValue {

@@ -17,7 +17,7 @@ use crate::backends::circuit::Circuit;
 use crate::backends::client::Client;
 use crate::gateway::search::Search;
 use crate::gateway::unpolled::Polls;
-use crate::http::body::Budget;
+use crate::http::body::{BodyEnd, Budget};
 use crate::http::inbound::Progress;
 use crate::http::tunnel::Tunnels;
 use crate::jobs::Jobs;
@@ -49,6 +49,8 @@ pub struct Gateway {
     pub budget: Arc<Budget>,
     /// Client connections that are open.
     pub connections: AtomicUsize,
+    /// Requests that share a connection of HTTP/2, the first of each not counted: they take places of connections.
+    pub shared: AtomicUsize,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// Wall and monotonic time.
@@ -68,6 +70,7 @@ impl Gateway {
             unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
             budget: Arc::default(),
             connections: AtomicUsize::new(0),
+            shared: AtomicUsize::new(0),
             metrics,
             clock: Clock::system(),
         }
@@ -175,10 +178,14 @@ pub struct Peer {
     pub address: IpAddr,
     /// The address as a header value.
     pub address_value: HeaderValue,
+    /// `http` or `https`: how it reached us.
+    pub scheme: &'static str,
+    /// How the ends of its requests' bodies are known.
+    pub end: BodyEnd,
     /// What the connection is waiting for.
     pub progress: Arc<Progress>,
     /// Holds the connection's place under `limits.connections`.
-    pub seat: Seat,
+    pub seat: Rc<Seat>,
 }
 
 /// A place under `limits.connections`, given back when the connection ends.
@@ -191,7 +198,7 @@ impl Seat {
         let taken = gateway.connections.fetch_add(1, Ordering::Relaxed);
         gateway.metrics.connections_open.inc();
         let seat = Seat(gateway.clone());
-        (taken < limit).then_some(seat)
+        (taken + gateway.shared.load(Ordering::Relaxed) < limit).then_some(seat)
     }
 }
 
@@ -199,6 +206,26 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
         self.0.metrics.connections_open.dec();
+    }
+}
+
+/// A place under `limits.connections` for a further request on a connection of HTTP/2: every request may need a
+/// connection to a backend.
+#[derive(Debug)]
+pub struct SharedSeat(Arc<Gateway>);
+
+impl SharedSeat {
+    /// Takes a place; `None` when connections and such requests fill the `limit`.
+    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<SharedSeat> {
+        let taken = gateway.shared.fetch_add(1, Ordering::Relaxed);
+        let seat = SharedSeat(gateway.clone());
+        (taken + gateway.connections.load(Ordering::Relaxed) < limit).then_some(seat)
+    }
+}
+
+impl Drop for SharedSeat {
+    fn drop(&mut self) {
+        self.0.shared.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -131,9 +131,14 @@ pub fn note_early(core: &Rc<Core>, peer: &Rc<Peer>, early: &Early) {
 
 /// Answers a request that there is no room for.
 pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, request: &Request<Incoming>) -> Response<ReplyBody> {
+    refuse(core, peer, request, &Refusal::Overloaded)
+}
+
+/// Answers a request that does not come as far as the flow.
+pub fn refuse(core: &Rc<Core>, peer: &Rc<Peer>, request: &Request<Incoming>, refusal: &Refusal) -> Response<ReplyBody> {
     let id = call::request_id(core, request.headers());
     let mut record = Box::new(Record::begin(core.recorder.clone(), request, peer.address_value.clone(), id));
-    let reply = Reply::refuse(&Refusal::Overloaded, &mut record);
+    let reply = Reply::refuse(refusal, &mut record);
     finish(core, peer, reply, record)
 }
 
@@ -166,6 +171,7 @@ fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record
     }
     let record = match upgrade {
         Some(sides) => {
+            record.own_target();
             spawn_local(run_tunnel(core.clone(), peer.clone(), *sides, record));
             None
         }

@@ -5,7 +5,8 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 
-use crate::backends::client::{Lease, SendError};
+use crate::backends::client::Lease;
+use crate::backends::send_error::SendError;
 use crate::gateway::call::Call;
 use crate::gateway::core::Core;
 use crate::gateway::reply::{Content, Reply};
@@ -88,9 +89,11 @@ pub fn refuse(error: &SendError, record: &mut Record) -> Refusal {
         SendError::TimedOut(_) => Refusal::LegacyTimeout,
         SendError::Upload(UploadError::Idle) => Refusal::BodyTimeout,
         SendError::Upload(UploadError::Broken | UploadError::Unwanted) => Refusal::BodyBroken,
-        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Closed(_) | SendError::Unreadable(_) => {
-            Refusal::LegacyUnavailable
-        }
+        SendError::Dial(_)
+        | SendError::HandedBack(_)
+        | SendError::Refused(_)
+        | SendError::Closed(_)
+        | SendError::Unreadable(_) => Refusal::LegacyUnavailable,
     }
 }
 

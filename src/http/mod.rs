@@ -3,9 +3,12 @@
 pub mod socket;
 pub mod screen;
 pub mod early;
+pub mod linger;
 pub mod inbound;
 pub mod target;
 pub mod headers;
+pub mod forwarding;
+pub mod downgrade;
 pub mod body;
 pub mod frames;
 pub mod tunnel;

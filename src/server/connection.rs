@@ -1,4 +1,4 @@
-//! One client connection: hyper, the time a client has for a request head, and the end.
+//! One client connection that speaks HTTP/1.1: hyper, the time a client has for a request head, and the end.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -11,16 +11,16 @@ use http::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
 use crate::gateway::core::{Core, Peer, Seat};
+use crate::http::body::BodyEnd;
 use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
 use crate::http::refusal::Refusal;
-use crate::http::socket::{Socket, Tcp};
+use crate::http::socket::Socket;
 use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
@@ -48,18 +48,25 @@ enum Leave {
 pub async fn serve(
     core: Rc<Core>,
     in_flight: InFlight,
-    stream: TcpStream,
+    socket: Socket,
     address: SocketAddr,
     seat: Seat,
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
-    let tcp = Tcp::new(stream);
-    let progress = Progress::new(tcp.peek_handle());
+    let progress = Progress::new(socket.peek_handle());
+    let scheme = socket.scheme();
     let ip = address.ip().to_canonical();
     let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-    let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
-    let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
+    let peer = Rc::new(Peer {
+        address: ip,
+        address_value,
+        scheme,
+        end: BodyEnd::Framing,
+        progress: progress.clone(),
+        seat: Rc::new(seat),
+    });
+    let io = TokioIo::new(Inbound::new(socket, progress.clone()));
     let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);

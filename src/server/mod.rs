@@ -1,11 +1,14 @@
 //! The process's life: a runtime per thread, accepting, limits, and the way down.
 
 pub mod connection;
+pub mod h2;
 pub mod listen;
 pub mod notify;
 pub mod pulse;
 pub mod sockets;
 pub mod stack;
+pub mod streams;
+pub mod tls;
 pub mod upgrade;
 
 use std::io;
@@ -25,6 +28,7 @@ use crate::backends::dial::Dialer;
 use crate::gateway::core::{Core, Gateway, Seat};
 use crate::gateway::start::again::{self, Left};
 use crate::gateway::unpolled;
+use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::server::listen::Listeners;
 use crate::server::pulse::Pulse;
@@ -167,15 +171,24 @@ async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: Listeners) 
 }
 
 fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, address: std::net::SocketAddr) {
-    let limit = core.gateway.table.load().limits.connections;
+    let table = core.gateway.table.load();
+    let limit = table.limits.connections;
     let Some(seat) = Seat::take(&core.gateway, limit) else {
         core.gateway.metrics.connections_refused.inc();
         return;
     };
     let task = core.tasks.begin();
     let (core, in_flight, stage) = (core.clone(), serving.in_flight.clone(), serving.stage.clone());
+    let tcp = Tcp::new(stream);
+    if let Some(tls) = table.server.tls.clone() {
+        spawn_local(async move {
+            tls::serve(core, in_flight, tcp, address, seat, stage, tls).await;
+            drop(task);
+        });
+        return;
+    }
     spawn_local(async move {
-        connection::serve(core, in_flight, stream, address, seat, stage).await;
+        connection::serve(core, in_flight, Socket::Plain(tcp), address, seat, stage).await;
         drop(task);
     });
 }

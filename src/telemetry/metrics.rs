@@ -41,6 +41,8 @@ pub struct Metrics {
     pub connections_open: IntGauge,
     /// Client connections refused at the limit.
     pub connections_refused: IntCounter,
+    /// TLS handshakes of clients, by what they came to.
+    pub tls_handshakes: IntCounterVec,
     log_lines_lost: Gauge,
     lost: Arc<AtomicU64>,
     shown: Mutex<Shown>,
@@ -101,6 +103,10 @@ impl Metrics {
                 "connections_refused_total",
                 "Client connections closed because of limits.connections.",
             ))?,
+            tls_handshakes: IntCounterVec::new(
+                opts("tls_handshakes_total", "TLS handshakes of clients, by result: http1, h2, failed, timed_out."),
+                &["result"],
+            )?,
             log_lines_lost: Gauge::with_opts(opts("log_lines_lost", "Access-log lines dropped since the start."))?,
             lost,
             shown: Mutex::default(),
@@ -125,6 +131,7 @@ impl Metrics {
         registry.register(Box::new(self.websockets_open.clone()))?;
         registry.register(Box::new(self.connections_open.clone()))?;
         registry.register(Box::new(self.connections_refused.clone()))?;
+        registry.register(Box::new(self.tls_handshakes.clone()))?;
         registry.register(Box::new(self.log_lines_lost.clone()))
     }
 
