@@ -1,5 +1,6 @@
 //! The request flow: every branch that a request can take is visible in `answer`.
 
+mod ids;
 pub mod core;
 pub mod call;
 pub mod attempt;

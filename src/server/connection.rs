@@ -143,8 +143,9 @@ struct Patience {
     idle: Duration,
     write: Duration,
     body: Duration,
-    /// What the connection was waiting for when it was last looked at, and since when.
-    waiting: (Waiting, Instant),
+    /// What the connection was waiting for when it was last looked at.
+    waiting: Waiting,
+    /// When its time is up.
     next: Instant,
 }
 
@@ -166,7 +167,7 @@ impl Patience {
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
             body: table.limits.body_idle,
-            waiting: (Waiting::First, now),
+            waiting: Waiting::First,
             next: now,
         };
         patience.next = now + patience.limit();
@@ -177,7 +178,7 @@ impl Patience {
     fn look(&mut self, progress: &Progress) {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
-            Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
+            Phase::Idle if self.waiting == Waiting::First => Waiting::First,
             Phase::Idle => Waiting::Request,
             Phase::Head => Waiting::Head,
             Phase::Rest => Waiting::Body,
@@ -188,18 +189,17 @@ impl Patience {
             Waiting::Reader | Waiting::Body => progress.take_moved(),
             Waiting::First | Waiting::Request | Waiting::Head | Waiting::Us => false,
         };
-        if waiting == self.waiting.0 && !goes_on {
+        if waiting == self.waiting && !goes_on {
             return;
         }
-        self.waiting.0 = waiting;
+        self.waiting = waiting;
         if waiting != Waiting::Us {
-            self.waiting.1 = Instant::now();
-            self.next = self.waiting.1 + self.limit();
+            self.next = Instant::now() + self.limit();
         }
     }
 
     fn limit(&self) -> Duration {
-        match self.waiting.0 {
+        match self.waiting {
             // A client that says nothing at all is given no longer than one that says half of it.
             Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
@@ -211,14 +211,14 @@ impl Patience {
 
     /// Says whether the time is up, once the timer has fired.
     fn end(&mut self, now: Instant) -> Option<End> {
-        if self.waiting.0 == Waiting::Us {
+        if self.waiting == Waiting::Us {
             // Nobody waits for the client: its time begins with the next thing that it is to do.
             self.next = now + self.idle;
         }
         if now < self.next {
             return None;
         }
-        match self.waiting.0 {
+        match self.waiting {
             Waiting::Head => Some(End::HeadTimeout),
             Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,
