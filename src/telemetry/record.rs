@@ -133,6 +133,13 @@ impl Record {
         self.method == Method::HEAD
     }
 
+    /// Lets go of the request's head, for a record that is to live long: its target is a piece of the buffer that the
+    /// head was read into, 8 KiB, which would stay with it.
+    pub fn detach(&mut self) {
+        let owned = self.uri.path().parse();
+        self.uri = owned.unwrap_or_default();
+    }
+
     /// Returns the process's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.recorder.metrics
