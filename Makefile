@@ -1,8 +1,9 @@
 # `make` lists the targets. Each does its own set-up, into git-ignored folders.
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+ON_REDIS := --store redis --replicas 3 --idempotent
 
-.PHONY: help demo test lint docs
+.PHONY: help demo test lint chaos chaos-short figures docs release bench bench-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,12 +17,44 @@ test: ## everything: formatting, lints, unit tests, and the real binary between 
 	tests/backends/setup.sh
 	tests/backends/redis.sh
 	cargo test --locked
+	$(MAKE) chaos-short
+
+chaos: ## 10,000 starts over every fault, 200 kill -9: one gateway on SQLite, then three on Redis (ARGS="--seed 2")
+	tests/backends/setup.sh
+	tests/backends/redis.sh
+	cargo build --release --locked
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/release/export-gateway $(ARGS)
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/release/export-gateway $(ON_REDIS) $(ARGS)
+
+chaos-short:
+	cargo build --locked
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/debug/export-gateway --starts 150 --kills 4
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/debug/export-gateway --starts 200 --kills 6 $(ON_REDIS)
+
+figures: ## what the documentation states: store faults, a rolling restart, a million records, writes beside an fsync
+	tests/backends/setup.sh
+	tests/backends/redis.sh
+	cargo build --release --locked --bins --example store_bench
+	python3 tests/chaos/store_faults.py --gateway $(TARGET)/release/export-gateway
+	python3 tests/chaos/figures.py --gateway $(TARGET)/release/export-gateway
+	$(TARGET)/release/examples/store_bench
+	cargo test --locked --test it -- --nocapture an_open_circuit_adds of_a_thousand_starts
 
 lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	cargo run --locked --quiet -- check --config gateway.toml
+
+release: ## the binary for production: trained on real traffic (PGO) where the toolchain can, else plain; says which
+	bench/release.sh $(ARGS)
+
+bench: ## beside nginx, HAProxy, Envoy, Caddy and Pingora; at most 30 minutes (ARGS="S1 --peers nginx": one)
+	@test -x $(TARGET)/release/export-gateway || $(MAKE) release
+	python3 bench/run.py $(ARGS)
+
+bench-check: ## instructions and allocations per request beside the committed figures (ARGS=--accept writes them down)
+	python3 bench/check.py $(ARGS)
 
 docs: ## the crate's documentation, for reading
 	cargo doc --locked --no-deps --open

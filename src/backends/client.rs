@@ -21,6 +21,7 @@ use crate::backends::dial::{Dialer, Offer};
 use crate::backends::h2::Shared;
 use crate::backends::pool::{self, Connection, Pool, Sender};
 use crate::backends::send_error::SendError;
+use crate::backends::spare::Spare;
 use crate::http::body::{Gate, Upload};
 use crate::limits;
 use crate::names::BackendName;
@@ -54,7 +55,7 @@ pub struct Client {
 /// The right to give a connection back once its answer has been read to the end. Dropped early, it closes it.
 #[derive(Debug)]
 pub struct Lease {
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     pool: Rc<RefCell<Pool>>,
     kept_back: Option<Arc<Gate>>,
 }
@@ -98,7 +99,8 @@ impl Client {
     }
 
     /// Sends a request and returns the answer's head with its streaming body; `head_limit` bounds the wait for it,
-    /// counted from the last piece of the client's body: an upload may take as long as it goes on.
+    /// counted from the last piece of the client's body: an upload may take as long as it goes on. The request is
+    /// boxed: by value it would be copied at each of a dozen hand-overs.
     ///
     /// # Errors
     /// [`SendError`] says whether a byte can have left.
@@ -106,7 +108,7 @@ impl Client {
         &self,
         name: BackendName,
         backend: &Backend,
-        mut request: Request<Upload>,
+        mut request: Box<Request<Upload>>,
         head_limit: Duration,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         if name == BackendName::Workers {
@@ -114,8 +116,9 @@ impl Client {
             credential::present(&mut request, backend.credential.as_ref(), SystemTime::now());
         }
         let moved = request.body().moved();
-        let mut deadline = Instant::now() + head_limit;
-        let mut sent = pin!(self.send_unbounded(name, backend, request));
+        let now = Instant::now();
+        let mut deadline = now + head_limit;
+        let mut sent = pin!(self.send_unbounded(name, backend, request, now));
         loop {
             if let Ok(result) = timeout_at(deadline, sent.as_mut()).await {
                 return result;
@@ -131,12 +134,13 @@ impl Client {
         &self,
         name: BackendName,
         backend: &Backend,
-        mut request: Request<Upload>,
+        mut request: Box<Request<Upload>>,
+        now: Instant,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         let repeat = Repeat::for_request(request.method(), request.body());
-        let mut spare = (repeat == Repeat::Safe).then(|| copy_head(&request));
+        let mut spare = (repeat == Repeat::Safe).then(|| Spare::of(&request));
         let pool = self.pool(name);
-        let mut pooled = pool.borrow_mut().checkout(&self.dialer, backend, repeat);
+        let mut pooled = pool.borrow_mut().checkout(&self.dialer, backend, repeat, now);
         let offer = offer(backend, &request);
         if offer == Offer::Http2 && pooled.is_none() {
             pooled = Box::pin(self.place(pool, backend, repeat)).await;
@@ -146,7 +150,8 @@ impl Client {
             let was_pooled = pooled.is_some();
             let mut connection = match pooled.take() {
                 Some(connection) => connection,
-                None => self.connect(pool, backend, offer).await?,
+                // Boxed: it is rare, and would make every request's future some KiB larger.
+                None => Box::pin(self.connect(pool, backend, offer)).await?,
             };
             let mut failed = match connection.try_send(request).await {
                 Ok(answer) => {
@@ -158,13 +163,13 @@ impl Client {
             request = match failed.take_message() {
                 Some(mut unsent) if was_pooled => {
                     connection.take_back(&mut unsent);
-                    unsent
+                    Box::new(unsent)
                 }
                 Some(_) => return Err(SendError::HandedBack(failed.into_error())),
                 None => {
                     let error = SendError::from_hyper(failed.into_error());
                     match (error, spare.take()) {
-                        (SendError::Closed(_) | SendError::Refused(_), Some(copy)) => copy,
+                        (SendError::Closed(_) | SendError::Refused(_), Some(spare)) => spare.into_request(),
                         (error, _) => return Err(error),
                     }
                 }
@@ -172,7 +177,12 @@ impl Client {
         }
     }
 
-    async fn connect(&self, pool: &RefCell<Pool>, backend: &Backend, offer: Offer) -> Result<Connection, SendError> {
+    async fn connect(
+        &self,
+        pool: &RefCell<Pool>,
+        backend: &Backend,
+        offer: Offer,
+    ) -> Result<Box<Connection>, SendError> {
         let socket = self.dialer.dial(backend, offer).await?;
         let peek = socket.peek_handle();
         if socket.is_http2() {
@@ -192,12 +202,12 @@ impl Client {
             let _ = driver.with_upgrades().await;
         });
         let (url, made) = (backend.url.clone(), pool::made(backend));
-        Ok(Connection { sender: Sender::Http1(sender), peek, peer, url, made })
+        Ok(Box::new(Connection { sender: Sender::Http1(sender), peek, peer, url, made }))
     }
 
     /// Takes a place on a connection of HTTP/2 that is there; a request that cannot be repeated waits a moment for what
     /// the backend may have said of going away.
-    async fn place(&self, pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<Connection> {
+    async fn place(&self, pool: &RefCell<Pool>, backend: &Backend, repeat: Repeat) -> Option<Box<Connection>> {
         loop {
             let place = pool.borrow_mut().place(backend)?;
             let Sender::Http2(held) = &place.sender else { return None };
@@ -218,14 +228,4 @@ impl Client {
 fn offer(backend: &Backend, request: &Request<Upload>) -> Offer {
     let may = backend.url.tls && backend.tls.http2 && !request.headers().contains_key(header::UPGRADE);
     if may { Offer::Http2 } else { Offer::Http1 }
-}
-
-/// Copies a request without a body. What hyper keeps of its fields' spelling is left out: copying it costs every GET
-/// more than the case of a few names is worth on the one in a million that is sent twice.
-fn copy_head(request: &Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(Upload::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }

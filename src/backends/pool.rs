@@ -39,7 +39,7 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -71,14 +71,14 @@ struct SharedConnection {
 }
 
 impl SharedConnection {
-    fn place(&self) -> Connection {
-        Connection {
+    fn place(&self) -> Box<Connection> {
+        Box::new(Connection {
             sender: Sender::Http2(Box::new((self.shared.clone(), self.shared.take()))),
             peek: self.peek.clone(),
             peer: self.peer,
             url: self.url.clone(),
             made: self.made,
-        }
+        })
     }
 }
 
@@ -91,12 +91,12 @@ impl Connection {
     /// Gives it a request.
     pub(super) async fn try_send(
         &mut self,
-        request: Request<Upload>,
+        request: Box<Request<Upload>>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http1(sender) => sender.try_send_request(*request).await,
             Sender::Http2(place) => {
-                let mut request = request;
+                let mut request = *request;
                 h2::address(&mut request, &self.url);
                 Box::pin(place.0.sender.try_send_request(request)).await
             }
@@ -127,19 +127,25 @@ impl Connection {
 
 impl Pool {
     /// Sees to what the pool is about, and takes the connection that was used last.
-    pub(super) fn checkout(&mut self, dialer: &Dialer, backend: &Backend, repeat: Repeat) -> Option<Connection> {
+    pub(super) fn checkout(
+        &mut self,
+        dialer: &Dialer,
+        backend: &Backend,
+        repeat: Repeat,
+        now: Instant,
+    ) -> Option<Box<Connection>> {
         if !self.is_for(backend) {
             *self = Pool { distrusted_until: self.distrusted_until, ..Pool::default() };
             self.url = Some(backend.url.clone());
             self.made = made(backend);
             self.name = dialer.name(&backend.url);
         }
-        self.follow_name();
-        self.take(backend, repeat)
+        self.follow_name(now);
+        self.take(backend, repeat, now)
     }
 
     /// Takes a place on a connection of HTTP/2, if there is one with room.
-    pub(super) fn place(&mut self, backend: &Backend) -> Option<Connection> {
+    pub(super) fn place(&mut self, backend: &Backend) -> Option<Box<Connection>> {
         if !self.is_for(backend) || !backend.tls.http2 {
             return None;
         }
@@ -147,7 +153,7 @@ impl Pool {
     }
 
     /// Lets others use a connection of HTTP/2, too; returns the first place on it.
-    pub(super) fn share(&mut self, backend: &Backend, shared: Shared, peek: Peek) -> Connection {
+    pub(super) fn share(&mut self, backend: &Backend, shared: Shared, peek: Peek) -> Box<Connection> {
         let connection =
             SharedConnection { shared, peer: peek.peer(), peek, url: backend.url.clone(), made: made(backend) };
         let place = connection.place();
@@ -158,7 +164,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn give_back(&mut self, connection: Connection) {
+    pub(super) fn give_back(&mut self, connection: Box<Connection>) {
         let is_here = self.url.as_ref() == Some(&connection.url)
             && self.made == connection.made
             && self.leads_to(&connection)
@@ -175,7 +181,7 @@ impl Pool {
             self.shared.clear();
         }
         if !self.idle.is_empty() || !self.shared.is_empty() {
-            self.follow_name();
+            self.follow_name(Instant::now());
         }
         while self.idle.front().is_some_and(|idle| idle.since.elapsed() >= backend.idle_timeout) {
             self.idle.pop_front();
@@ -199,8 +205,7 @@ impl Pool {
 
     /// Takes the connection that was used last; for a request that cannot be repeated the kernel is asked
     /// whether the backend has closed it meanwhile.
-    fn take(&mut self, backend: &Backend, repeat: Repeat) -> Option<Connection> {
-        let now = Instant::now();
+    fn take(&mut self, backend: &Backend, repeat: Repeat, now: Instant) -> Option<Box<Connection>> {
         if repeat == Repeat::Never && self.distrusted_until.is_some_and(|until| now < until) {
             return None;
         }
@@ -223,9 +228,9 @@ impl Pool {
     }
 
     /// Has the name looked up again if it is time, and closes connections to addresses that it has no more.
-    fn follow_name(&mut self) {
+    fn follow_name(&mut self, now: Instant) {
         let Pool { name: Some(name), compared, idle, shared, .. } = self else { return };
-        name.touch(Instant::now().into_std());
+        name.touch(now.into_std());
         let changes = name.changes();
         if *compared != changes {
             *compared = changes;

@@ -109,7 +109,7 @@ pub async fn make(
     held: &mut Reservation,
 ) -> Seen {
     let until = Instant::now() + limit;
-    let (answer, lease) = match core.client.send(name, backend, request, limit).await {
+    let (answer, lease) = match core.client.send(name, backend, Box::new(request), limit).await {
         Ok(sent) => sent,
         Err(error) => return unsent_or_broken(&error),
     };

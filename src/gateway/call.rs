@@ -11,7 +11,8 @@ use hyper::ext::on_informational;
 
 use crate::gateway::core::{Core, Peer, is_in};
 use crate::http::body::{ClientBody, Gate, Upload};
-use crate::http::headers::{self, Head, Sender, X_REQUEST_ID, X_USER_ID};
+use crate::http::forwarding::{self, Sender};
+use crate::http::headers::{self, Head, X_REQUEST_ID, X_USER_ID};
 use crate::http::refusal::Refusal;
 use crate::limits;
 use crate::names::UserId;
@@ -60,11 +61,8 @@ impl Call {
         let head = headers::check(request, &table.limits)?;
         let identity = &table.identity;
         let token_header = identity.jwt.as_ref().map(|jwt| &jwt.header);
-        if [Some(&identity.header), token_header]
-            .into_iter()
-            .flatten()
-            .any(|name| headers::is_nominated(request.headers(), name))
-        {
+        let nominates = |name| headers::is_nominated(request.headers(), name);
+        if head.nominates && [Some(&identity.header), token_header].into_iter().flatten().any(nominates) {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
         if head.chunked && headers::is_trailer(request.headers(), &identity.header) {
@@ -122,13 +120,13 @@ impl Call {
                 headers.insert(table.identity.header.clone(), value.clone());
             }
         }
-        headers::write_forwarding(headers, &self.sender());
+        forwarding::write(headers, &self.sender());
         headers.insert(X_REQUEST_ID, self.id_value());
         if !headers.contains_key(header::HOST) {
             headers.insert(header::HOST, host_value(&table.legacy.url));
         }
         parts.version = Version::HTTP_11;
-        parts.uri = target(&table.legacy.url, &parts.uri)?;
+        address_target(&table.legacy.url, &mut parts.uri)?;
         Ok(())
     }
 
@@ -148,12 +146,12 @@ impl Call {
         if let Some(host) = client.get(header::HOST) {
             headers.insert(header::HOST, host.clone());
         }
-        for name in [headers::X_FORWARDED_FOR, headers::X_FORWARDED_HOST, headers::X_FORWARDED_PROTO] {
+        for name in [forwarding::X_FORWARDED_FOR, forwarding::X_FORWARDED_HOST, forwarding::X_FORWARDED_PROTO] {
             for value in client.get_all(&name) {
                 headers.append(name.clone(), value.clone());
             }
         }
-        headers::write_forwarding(&mut headers, &self.sender());
+        forwarding::write(&mut headers, &self.sender());
         // Cloudflare routes by Host: it must be the Worker's; the client's is in X-Forwarded-Host.
         headers.insert(header::HOST, host_value(&table.workers.backend.url));
         if let Some(user) = user {
@@ -234,12 +232,11 @@ fn host_value(url: &BaseUrl) -> HeaderValue {
 }
 
 /// Puts a backend's base path in front of the client's target, in origin form.
-fn target(url: &BaseUrl, uri: &Uri) -> Result<Uri, Refusal> {
-    if url.path.is_empty() && uri.authority().is_none() {
-        return Ok(uri.clone());
+fn address_target(url: &BaseUrl, uri: &mut Uri) -> Result<(), Refusal> {
+    if !url.path.is_empty() || uri.authority().is_some() {
+        *uri = backend_target(url, uri.path_and_query().map_or("/", PathAndQuery::as_str))?;
     }
-    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    backend_target(url, path)
+    Ok(())
 }
 
 /// Joins a backend's base path and a path of ours.

@@ -25,15 +25,15 @@ pub async fn stream(
     core: &Core,
     table: &RoutingTable,
     call: Call,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     record.backend = Some(BackendName::Legacy);
-    let client_side = call.head.websocket.then(|| upgrade::on(&mut request));
-    let (mut parts, body) = request.into_parts();
+    let client_side = call.head.websocket.then(|| upgrade::on(&mut *request));
+    let (mut parts, body) = (*request).into_parts();
     call.address_to_legacy(&mut parts, table)?;
     let (upload, gate) = call.upload(&mut parts, body, table);
-    let request = Request::from_parts(parts, upload);
+    let request = Box::new(Request::from_parts(parts, upload));
     let sent = core.client.send(BackendName::Legacy, &table.legacy, request, table.legacy.answer_timeout).await;
     let (answer, mut lease) = sent.map_err(|error| refuse(&error, record))?;
     let kept_back = gate.filter(|gate| gate.shut());

@@ -7,6 +7,7 @@ pub mod linger;
 pub mod inbound;
 pub mod target;
 pub mod headers;
+pub mod forwarding;
 pub mod downgrade;
 pub mod body;
 pub mod frames;

@@ -92,17 +92,19 @@ pub async fn serve(
         if Pin::new(&mut connection).poll(cx).is_ready() {
             return Poll::Ready(End::Done);
         }
+        patience.look(&progress);
         loop {
-            let now = Instant::now();
-            if let Some(end) = patience.look(&progress, now) {
-                return Poll::Ready(end);
-            }
-            if timer.deadline() > patience.next || timer.is_elapsed() {
+            // A time that has moved back later is noticed when the timer fires: most requests never touch it.
+            if timer.deadline() > patience.next {
                 timer.as_mut().reset(patience.next);
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            if let Some(end) = patience.end(Instant::now()) {
+                return Poll::Ready(end);
+            }
+            timer.as_mut().reset(patience.next);
         }
     })
     .await;
@@ -159,18 +161,20 @@ enum Waiting {
 impl Patience {
     fn new(table: &RoutingTable) -> Patience {
         let now = Instant::now();
-        Patience {
+        let mut patience = Patience {
             header: table.server.header_timeout,
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
             body: table.limits.body_idle,
             waiting: (Waiting::First, now),
             next: now,
-        }
+        };
+        patience.next = now + patience.limit();
+        patience
     }
 
-    /// Looks after each poll of the connection; says when its time is up.
-    fn look(&mut self, progress: &Progress, now: Instant) -> Option<End> {
+    /// Looks after each poll of the connection at what it waits for; only a change costs a look at the clock.
+    fn look(&mut self, progress: &Progress) {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
             Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
@@ -180,27 +184,41 @@ impl Patience {
             Phase::Busy => Waiting::Us,
         };
         let goes_on = match waiting {
-            Waiting::Us => true,
             // However slow: as long as bytes move, nobody is cut off.
             Waiting::Reader | Waiting::Body => progress.take_moved(),
-            Waiting::First | Waiting::Request | Waiting::Head => false,
+            Waiting::First | Waiting::Request | Waiting::Head | Waiting::Us => false,
         };
-        if waiting != self.waiting.0 || goes_on {
-            self.waiting = (waiting, now);
+        if waiting == self.waiting.0 && !goes_on {
+            return;
         }
-        let limit = match waiting {
+        self.waiting.0 = waiting;
+        if waiting != Waiting::Us {
+            self.waiting.1 = Instant::now();
+            self.next = self.waiting.1 + self.limit();
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        match self.waiting.0 {
             // A client that says nothing at all is given no longer than one that says half of it.
             Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
             Waiting::Head => self.header,
             Waiting::Reader => self.write,
             Waiting::Body => self.body,
-        };
-        self.next = self.waiting.1 + limit;
+        }
+    }
+
+    /// Says whether the time is up, once the timer has fired.
+    fn end(&mut self, now: Instant) -> Option<End> {
+        if self.waiting.0 == Waiting::Us {
+            // Nobody waits for the client: its time begins with the next thing that it is to do.
+            self.next = now + self.idle;
+        }
         if now < self.next {
             return None;
         }
-        match waiting {
+        match self.waiting.0 {
             Waiting::Head => Some(End::HeadTimeout),
             Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,

@@ -141,9 +141,9 @@ async fn answer(
 ) -> Result<Response<StreamBody>, std::convert::Infallible> {
     let wants_trailers = request.headers().get(header::TE).is_some_and(|te| te == "trailers");
     let mut answer = match downgrade::to_http1(&mut request) {
-        Ok(()) if !stream.has_place() => gateway::shed(&core, &peer, request.method().clone(), request.uri().clone()),
+        Ok(()) if !stream.has_place() => gateway::shed(&core, &peer, &request),
         Ok(()) => stack::service(core, peer, &in_flight).call(request).await?,
-        Err(refusal) => gateway::refuse(&core, &peer, request.method().clone(), request.uri().clone(), &refusal),
+        Err(refusal) => gateway::refuse(&core, &peer, &request, &refusal),
     };
     let trailers = downgrade::from_http1(&mut answer, wants_trailers);
     Ok(answer.map(|body| StreamBody::new(body, stream, trailers)))
