@@ -13,6 +13,9 @@ use export_gateway::telemetry;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = export_gateway::server::upgrade::go_between() {
+        return code;
+    }
     let args = Args::parse();
     if let Some(code) = args.run_offline() {
         return code;

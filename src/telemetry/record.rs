@@ -134,8 +134,8 @@ impl Record {
     /// the buffer, 8 KiB, for a path.
     pub fn own_target(&mut self) {
         // It has been a target, so it is one.
-        if let Ok(own) = self.uri.to_string().parse() {
-            self.uri = own;
+        if let Some(Ok(own)) = self.target.as_ref().map(|target| target.as_str().parse()) {
+            self.target = Some(own);
         }
     }
 
