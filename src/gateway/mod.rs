@@ -182,24 +182,35 @@ fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record
 }
 
 /// Runs a WebSocket from both sides' agreement to its end.
+///
+/// What waits for the sides is larger than what relays between them: the relay is a task of its own, since it is kept for
+/// as long as the WebSocket is.
 async fn run_tunnel(
     core: Rc<Core>,
     peer: Rc<Peer>,
     (client, backend): (OnUpgrade, OnUpgrade),
     mut record: Box<Record>,
 ) {
-    let task = core.tasks.begin();
-    let open = OpenSocket::count(&core);
-    let failed = match tokio::try_join!(client, backend) {
-        Ok((client, backend)) => match Tunnel::join(client, backend, core.tunnels.clone()) {
-            Some(tunnel) => tunnel.await.err().map(|error| error.to_string()),
-            None => Some("upgraded connection is of another type".to_owned()),
-        },
-        Err(error) => Some(error.to_string()),
+    let kept = (OpenSocket::count(&core), core.tasks.begin(), peer);
+    let sides = tokio::try_join!(client, backend);
+    let joined = match sides {
+        Ok((client, backend)) => Tunnel::join(client, backend, core.tunnels.clone()),
+        Err(error) => {
+            record.error = Some(error.to_string());
+            return;
+        }
     };
-    record.complete = failed.is_none();
-    record.error = failed;
-    drop((open, peer, task));
+    let Some(mut tunnel) = joined else {
+        record.error = Some("upgraded connection is of another type".to_owned());
+        return;
+    };
+    spawn_local(async move {
+        // By reference: awaited by value, it would be in the task twice.
+        let failed = (&mut tunnel).await.err();
+        record.complete = failed.is_none();
+        record.error = failed.map(|error| error.to_string());
+        drop((tunnel, record, kept));
+    });
 }
 
 /// Counts an open WebSocket for as long as it lives.
