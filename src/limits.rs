@@ -154,6 +154,13 @@ pub const LOOKUP_QUEUE: usize = 1_024;
 /// Longest file name that a look-up may return, bytes: the longest object key that R2 and S3 take.
 pub const INPUT_KEY: usize = 1_024;
 
+/// Longest PROXY header of version 1, bytes (its specification, section 2.1).
+pub const PROXY_LINE: usize = 107;
+/// Longest PROXY header of version 2, bytes: HAProxy's own buffer; a client certificate may be in it.
+pub const PROXY_HEADER: usize = 16 * 1024;
+/// Connections that are not served are told to the log this often.
+pub const REFUSED_TOLD: Duration = Duration::from_secs(10);
+
 /// How long a request body waits for the backend's `100 Continue` before it is sent all the same (RFC 9110, 10.1.1).
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).

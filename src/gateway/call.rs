@@ -9,7 +9,7 @@ use http::{HeaderName, Request, Version, request};
 use hyper::body::Incoming;
 use hyper::ext::on_informational;
 
-use crate::gateway::core::{Core, Peer, is_in};
+use crate::gateway::core::{Core, Peer};
 use crate::http::body::{ClientBody, Gate, Upload};
 use crate::http::headers::{self, Head, Sender, X_REQUEST_ID, X_USER_ID};
 use crate::http::refusal::Refusal;
@@ -72,7 +72,7 @@ impl Call {
         }
         let may_identify = match &identity.trusted {
             Trusted::Any => true,
-            Trusted::Networks(networks) => is_in(networks, peer.address),
+            Trusted::Networks(networks) => peer.is_in(networks),
         };
         let identified = identity::identify(request.headers(), may_identify, identity).map_err(|bad| {
             record.error = Some(bad.to_string());
@@ -84,7 +84,7 @@ impl Call {
             identified,
             peer: peer.clone(),
             request_id: record.request_id.clone(),
-            trusted_proxy: is_in(&table.server.trusted_proxies, peer.address),
+            trusted_proxy: peer.is_in(&table.server.trusted_proxies),
         })
     }
 

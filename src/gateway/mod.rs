@@ -9,6 +9,7 @@ pub mod pass;
 pub mod start;
 pub mod status;
 pub mod search;
+pub mod seats;
 pub mod socket;
 pub mod unpolled;
 

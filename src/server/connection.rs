@@ -1,7 +1,6 @@
 //! One client connection: hyper, the time a client has for a request head, and the end.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -11,12 +10,11 @@ use http::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
-use crate::gateway::core::{Core, Peer, Seat};
+use crate::gateway::core::{Core, Peer};
 use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
 use crate::http::refusal::Refusal;
@@ -24,6 +22,7 @@ use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
+use crate::server::entry::Entry;
 use crate::server::stack::{self, InFlight};
 
 /// How a connection came to its end.
@@ -45,20 +44,13 @@ enum Leave {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(
-    core: Rc<Core>,
-    in_flight: InFlight,
-    stream: TcpStream,
-    address: SocketAddr,
-    seat: Seat,
-    mut stage: watch::Receiver<Stage>,
-) {
+pub async fn serve(core: Rc<Core>, in_flight: InFlight, entry: Entry, mut stage: watch::Receiver<Stage>) {
     let table = core.gateway.table.load_full();
+    let Entry { stream, address, is_nameless, seat } = entry;
     let tcp = Tcp::new(stream);
     let progress = Progress::new(tcp.peek_handle());
-    let ip = address.ip().to_canonical();
-    let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-    let peer = Rc::new(Peer { address: ip, address_value, progress: progress.clone(), seat });
+    let address_value = HeaderValue::from_str(&address.to_string()).expect("an address is visible ASCII");
+    let peer = Rc::new(Peer { address, address_value, progress: progress.clone(), is_nameless, seat });
     let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
     let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();

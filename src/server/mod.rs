@@ -1,7 +1,9 @@
 //! The process's life: a runtime per thread, accepting, limits, and the way down.
 
 pub mod connection;
+pub mod entry;
 pub mod listen;
+pub mod proxied;
 pub mod stack;
 
 use std::io;
@@ -17,7 +19,8 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::backends::client::Client;
 use crate::backends::dial::Dialer;
-use crate::gateway::core::{Core, Gateway, Seat};
+use crate::gateway::core::{Core, Gateway};
+use crate::gateway::seats::{Seat, Unseated};
 use crate::gateway::start::again::{self, Left};
 use crate::gateway::unpolled;
 use crate::limits;
@@ -152,15 +155,27 @@ async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: tokio::net:
 }
 
 fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, address: std::net::SocketAddr) {
-    let limit = core.gateway.table.load().limits.connections;
-    let Some(seat) = Seat::take(&core.gateway, limit) else {
-        core.gateway.metrics.connections_refused.inc();
+    let table = core.gateway.table.load();
+    let Some(seat) = Seat::take(&core.gateway, table.limits.connections) else {
+        core.gateway.turned.note(&core.gateway, Unseated::Full, address.ip().to_canonical());
         return;
     };
+    let is_announced = table.server.proxy_protocol;
+    let entry = if is_announced { Err((stream, seat)) } else { Ok(entry::direct(core, &table, stream, address, seat)) };
+    if let Ok(None) = entry {
+        return;
+    }
     let task = core.tasks.begin();
     let (core, in_flight, stage) = (core.clone(), serving.in_flight.clone(), serving.stage.clone());
     spawn_local(async move {
-        connection::serve(core, in_flight, stream, address, seat, stage).await;
+        let entry = match entry {
+            Ok(entry) => entry,
+            // Boxed: no other connection is to be larger for it.
+            Err((stream, seat)) => Box::pin(entry::announced(core.clone(), stream, address, seat, stage.clone())).await,
+        };
+        if let Some(entry) = entry {
+            connection::serve(core, in_flight, entry, stage).await;
+        }
         drop(task);
     });
 }

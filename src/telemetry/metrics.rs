@@ -39,8 +39,8 @@ pub struct Metrics {
     pub websockets_open: IntGauge,
     /// Client connections that are open now.
     pub connections_open: IntGauge,
-    /// Client connections refused at the limit.
-    pub connections_refused: IntCounter,
+    /// Client connections that were not served, by reason.
+    pub connections_refused: IntCounterVec,
     log_lines_lost: Gauge,
     lost: Arc<AtomicU64>,
     shown: Mutex<Shown>,
@@ -97,10 +97,10 @@ impl Metrics {
             rollout_percent: GaugeVec::new(opts("rollout_percent", "Share of users on workers."), &["type"])?,
             websockets_open: IntGauge::with_opts(opts("websockets_open", "WebSockets tunnelled now."))?,
             connections_open: IntGauge::with_opts(opts("connections_open", "Client connections open now."))?,
-            connections_refused: IntCounter::with_opts(opts(
-                "connections_refused_total",
-                "Client connections closed because of limits.connections.",
-            ))?,
+            connections_refused: IntCounterVec::new(
+                opts("connections_refused_total", "Client connections that were not served, by reason."),
+                &["reason"],
+            )?,
             log_lines_lost: Gauge::with_opts(opts("log_lines_lost", "Access-log lines dropped since the start."))?,
             lost,
             shown: Mutex::default(),

@@ -148,6 +148,7 @@ fn a_request_sees_one_table() {
     let allowed = [
         ("gateway/mod.rs", 1),       // the one of a request
         ("server/connection.rs", 1), // a connection's limits, before it has a request
+        ("server/entry.rs", 1),      // whose a new connection is
         ("server/mod.rs", 4), // accepting; the thread's keeper; the starts that a restart left open, and their wait
         ("gateway/unpolled.rs", 1), // one ask in the background
         ("admin/mod.rs", 1),  // the one of an operator's request

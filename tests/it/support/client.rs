@@ -126,7 +126,8 @@ impl Response {
 pub struct Connection {
     /// The socket and its buffer, for all that is not a plain exchange.
     pub wire: Wire,
-    addr: SocketAddr,
+    /// Where it leads.
+    pub addr: SocketAddr,
 }
 
 impl Connection {
