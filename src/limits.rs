@@ -163,6 +163,12 @@ pub const REFUSED_TOLD: Duration = Duration::from_secs(10);
 
 /// How long a request body waits for the backend's `100 Continue` before it is sent all the same (RFC 9110, 10.1.1).
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Most bytes kept of a client that sends before its WebSocket handshake is answered.
+pub const HELD: usize = 64 * 1024;
+/// Interim answers (1xx) to one request that are handed on: a backend that says "processing" every second for a minute.
+pub const INTERIM_ANSWERS: usize = 64;
+/// Their bytes together: as much as a request's head may have.
+pub const INTERIM_BYTES: usize = 32 * 1024;
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes thrown away while a closed connection lingers.

@@ -22,6 +22,7 @@ use crate::backends::credential;
 use crate::backends::dial::{DialError, Dialer};
 use crate::backends::resolve::Name;
 use crate::http::body::{Gate, Upload, UploadError};
+use crate::http::headers;
 use crate::http::socket::Peek;
 use crate::limits;
 use crate::names::BackendName;
@@ -45,6 +46,9 @@ pub enum SendError {
     /// What came is not HTTP that may be passed on; the backend may have acted.
     #[error("answer is not valid HTTP")]
     Unreadable(#[source] hyper::Error),
+    /// Where the answer ends can be read in two ways; the backend may have acted.
+    #[error("answer's length is ambiguous")]
+    Ambiguous,
     /// No answer's head within the time; the backend may have acted.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -55,7 +59,8 @@ impl SendError {
     pub fn nothing_was_sent(&self) -> bool {
         match self {
             SendError::Dial(_) | SendError::HandedBack(_) => true,
-            SendError::Upload(_) | SendError::Closed(_) | SendError::Unreadable(_) | SendError::TimedOut(_) => false,
+            SendError::Upload(_) | SendError::Closed(_) | SendError::Unreadable(_) => false,
+            SendError::Ambiguous | SendError::TimedOut(_) => false,
         }
     }
 
@@ -219,6 +224,7 @@ impl Client {
                 None => self.connect(backend).await?,
             };
             let mut failed = match connection.sender.try_send_request(request).await {
+                Ok(answer) if headers::is_ambiguous(answer.headers()) => return Err(SendError::Ambiguous),
                 Ok(answer) => {
                     let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));

@@ -148,7 +148,7 @@ fn unsent_or_broken(error: &SendError) -> Seen {
         SendError::HandedBack(_) => not_sent(NotSent::HandedBack),
         SendError::Upload(_) => broken(Broken::Write),
         SendError::Closed(_) => broken(Broken::Closed),
-        SendError::Unreadable(_) => broken(Broken::Unreadable),
+        SendError::Unreadable(_) | SendError::Ambiguous => broken(Broken::Unreadable),
         SendError::TimedOut(_) => broken(Broken::Timeout),
     }
 }

@@ -7,7 +7,6 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, Request, Version, request};
 use hyper::body::Incoming;
-use hyper::ext::on_informational;
 
 use crate::gateway::core::{Core, Peer};
 use crate::http::body::{ClientBody, Gate, Upload};
@@ -176,19 +175,7 @@ impl Call {
         if self.head.chunked {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let gate = self.head.expects_continue.then(|| {
-            let gate = Arc::new(Gate::default());
-            let opener = gate.clone();
-            let mut carrier = Request::new(());
-            std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
-            on_informational(&mut carrier, move |answer| {
-                if answer.status() == http::StatusCode::CONTINUE {
-                    opener.open();
-                }
-            });
-            std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
-            gate
-        });
+        let gate = self.head.expects_continue.then(Arc::default);
         let unread = self.peer.progress.read_body();
         (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
     }

@@ -1,7 +1,7 @@
 //! Pass-through: everything that is not an export route goes to legacy, byte for byte, streaming both ways.
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 
@@ -11,6 +11,7 @@ use crate::gateway::core::Core;
 use crate::gateway::reply::{Content, Reply};
 use crate::http::body::UploadError;
 use crate::http::headers;
+use crate::http::interim;
 use crate::http::refusal::Refusal;
 use crate::names::BackendName;
 use crate::routing::table::RoutingTable;
@@ -29,11 +30,17 @@ pub async fn stream(
 ) -> Result<Reply, Refusal> {
     record.backend = Some(BackendName::Legacy);
     let client_side = call.head.websocket.then(|| upgrade::on(&mut request));
+    // Whoever speaks HTTP/1.0 knows no interim answers (RFC 9110, 15.2); they are written beside hyper's HTTP/1.1.
+    let takes_interim = request.version() == Version::HTTP_11;
     let (mut parts, body) = request.into_parts();
     call.address_to_legacy(&mut parts, table)?;
     let (upload, gate) = call.upload(&mut parts, body, table);
-    let request = Request::from_parts(parts, upload);
+    let mut request = Request::from_parts(parts, upload);
+    if takes_interim {
+        interim::hand_on(&mut request, &call.peer.progress, gate.clone());
+    }
     let sent = core.client.send(BackendName::Legacy, &table.legacy, request, table.legacy.answer_timeout).await;
+    call.peer.progress.interim.written().await;
     let (answer, mut lease) = sent.map_err(|error| refuse(&error, record))?;
     let kept_back = gate.filter(|gate| gate.shut());
     let closes = kept_back.is_some();
@@ -88,9 +95,8 @@ pub fn refuse(error: &SendError, record: &mut Record) -> Refusal {
         SendError::TimedOut(_) => Refusal::LegacyTimeout,
         SendError::Upload(UploadError::Idle) => Refusal::BodyTimeout,
         SendError::Upload(UploadError::Broken | UploadError::Unwanted) => Refusal::BodyBroken,
-        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Closed(_) | SendError::Unreadable(_) => {
-            Refusal::LegacyUnavailable
-        }
+        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Closed(_) => Refusal::LegacyUnavailable,
+        SendError::Unreadable(_) | SendError::Ambiguous => Refusal::LegacyUnavailable,
     }
 }
 

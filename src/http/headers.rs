@@ -209,6 +209,15 @@ pub fn strip_request(headers: &mut HeaderMap, head: &Head) {
     }
 }
 
+/// Says whether an answer's end can be read in two ways: it may have a length or be chunked, not both, and no other
+/// coding may lie over its bytes (RFC 9112, 6.3: "ought to be handled as an error").
+pub fn is_ambiguous(answer: &HeaderMap) -> bool {
+    let mut codings = answer.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return false };
+    let is_plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    !is_plain || answer.contains_key(header::CONTENT_LENGTH)
+}
+
 /// Removes what must not go on to the client; `upgrading`: the answer is the 101 of a WebSocket handshake.
 pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
     let mut hop = Hop::default();

@@ -1,8 +1,10 @@
 //! HTTP itself: sockets, header fields, bodies, WebSocket tunnels, and the answers of our own.
 
 pub mod socket;
+pub mod chunks;
 pub mod screen;
 pub mod early;
+pub mod interim;
 pub mod inbound;
 pub mod target;
 pub mod headers;

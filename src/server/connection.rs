@@ -49,6 +49,8 @@ pub async fn serve(core: Rc<Core>, in_flight: InFlight, entry: Entry, mut stage:
     let Entry { stream, address, is_nameless, seat } = entry;
     let tcp = Tcp::new(stream);
     let progress = Progress::new(tcp.peek_handle());
+    let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    progress.interim.written_by(&task);
     let address_value = HeaderValue::from_str(&address.to_string()).expect("an address is visible ASCII");
     let peer = Rc::new(Peer { address, address_value, progress: progress.clone(), is_nameless, seat });
     let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));

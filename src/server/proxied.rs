@@ -150,6 +150,8 @@ fn binary(header: &[u8]) -> Result<Sent, ProxyHeaderError> {
 mod tests {
     use super::*;
 
+    type Reader = fn(&[u8]) -> Result<Sent, ProxyHeaderError>;
+
     /// Feeds a header in pieces as they might come; returns what was read and how many bytes of it.
     fn fed(bytes: &[u8], pieces: usize) -> (Result<Sent, String>, usize) {
         let mut header = Vec::new();
@@ -159,8 +161,7 @@ mod tests {
             if seen.is_empty() {
                 return (Err("ended".into()), header.len());
             }
-            let (count, read): (usize, Option<fn(&[u8]) -> Result<Sent, ProxyHeaderError>>) = match next(&header, seen)
-            {
+            let (count, read): (usize, Option<Reader>) = match next(&header, seen) {
                 Ok(Next::Take(count)) => (count, None),
                 Ok(Next::Last(count)) => (count, Some(text)),
                 Ok(Next::Rest(count)) => (count, Some(binary)),

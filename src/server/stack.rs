@@ -34,6 +34,7 @@ pub fn service(
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let (stack, core, peer) = (stack.clone(), core.clone(), peer.clone());
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        peer.progress.begin(&request);
         async move {
             // The flow itself does not fail: an error is the load being shed.
             let answer = stack.oneshot(request).await;

@@ -17,6 +17,7 @@ mod idempotency;
 mod idempotency_crash;
 mod identity;
 mod input_key;
+mod interim;
 mod job_socket;
 mod jobs;
 mod limits;
