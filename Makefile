@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test lint docs
+.PHONY: help demo test suites lint docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ test: ## everything: formatting, lints, unit tests, and the real binary between 
 	tests/backends/setup.sh
 	tests/backends/redis.sh
 	cargo test --locked
+
+suites: ## the HTTP cases (tests/it/rfc) against nginx and haproxy, too, as tables (needs both: Debian packages)
+	cargo test --locked --test it rfc:: -- --include-ignored --nocapture --test-threads 1
 
 lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	cargo fmt --check

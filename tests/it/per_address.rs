@@ -1,30 +1,18 @@
 //! `limits.connections_per_address`: no client takes all places, and the others notice nothing.
 
-use std::net::{IpAddr, SocketAddr};
-
-use socket2::{Domain, Socket, Type};
 use toml::{Table, Value};
 
 use crate::support::backend::Recorder;
 use crate::support::client::{Connection, Request, Response, get};
 use crate::support::eventually;
 use crate::support::gateway::{Gateway, set};
-use crate::support::wire::Wire;
 
-/// Connects from another address of the loopback network.
-fn from(client: &str, gateway: &Gateway) -> Wire {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let client: IpAddr = client.parse().unwrap();
-    socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
-    socket.connect(&gateway.addr().into()).unwrap();
-    Wire::new(socket.into())
+fn from(client: &str, gateway: &Gateway) -> Connection {
+    Connection::open_from(client.parse().unwrap(), gateway.addr())
 }
 
-fn asks(wire: &mut Wire) -> u16 {
-    wire.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    let head = wire.read_head().unwrap();
-    wire.read_body(head.framing(crate::support::wire::Framing::UntilClose)).unwrap();
-    head.line.split(' ').nth(1).unwrap().parse().unwrap()
+fn asks(connection: &mut Connection) -> u16 {
+    connection.exchange(&Request::get("/")).unwrap().status
 }
 
 fn turned_away(answer: &Response) {
@@ -40,11 +28,11 @@ fn an_address_beyond_its_limit_is_told_so_and_others_are_served() {
         set(table, "server.threads", 2);
     });
     let mut places: Vec<_> = (0..3).map(|_| from("127.0.0.2", &gateway)).collect();
-    for wire in &mut places {
-        assert_eq!(asks(wire), 200);
+    for connection in &mut places {
+        assert_eq!(asks(connection), 200);
     }
     for number in 0..20 {
-        let mut connection = Connection { wire: from("127.0.0.2", &gateway), addr: gateway.addr() };
+        let mut connection = from("127.0.0.2", &gateway);
         if number % 2 == 0 {
             connection.send(&Request::new("POST", "/x").body(vec![b'x'; 3000]).bytes("h"));
         }
@@ -52,8 +40,8 @@ fn an_address_beyond_its_limit_is_told_so_and_others_are_served() {
         connection.expect_closed();
     }
     assert_eq!(asks(&mut from("127.0.0.3", &gateway)), 200, "another address has its own places");
-    for wire in &mut places {
-        assert_eq!(asks(wire), 200, "those inside notice nothing");
+    for connection in &mut places {
+        assert_eq!(asks(connection), 200, "those inside notice nothing");
     }
     let refused = |reason| gateway.metric("export_gateway_connections_refused_total", &[("reason", reason)]);
     assert_eq!((refused("connections_per_address"), refused("connections")), (20.0, 0.0));
