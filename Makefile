@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test suites lint docs
+.PHONY: help demo test suites slow lint docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,10 @@ test: ## everything: formatting, lints, unit tests, and the real binary between 
 
 suites: ## the HTTP cases (tests/it/rfc) against nginx and haproxy, too, as tables (needs both: Debian packages)
 	cargo test --locked --test it rfc:: -- --include-ignored --nocapture --test-threads 1
+
+slow: ## 9,000 idle and slow clients beside a healthy one
+	cargo build --release --locked
+	python3 bench/slow_clients.py --gateway $(TARGET)/release/export-gateway
 
 lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	cargo fmt --check

@@ -205,6 +205,8 @@ pub const ANSWER_HEAD: usize = 128 * 1024;
 /// `Retry-After` of the gateway's own 503s, seconds.
 pub const RETRY_AFTER: u64 = 2;
 
+/// Descriptors that are not for connections: databases, listeners, the admin port. Of few it is half.
+pub const OWN_DESCRIPTORS: u64 = 512;
 /// Requests worked on at the same time over all threads; beyond it new ones get 503 `overloaded`.
 pub const REQUESTS: usize = 20_000;
 

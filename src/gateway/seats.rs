@@ -20,6 +20,8 @@ const SHARDS: usize = 16;
 #[derive(Debug, Default)]
 pub struct Seats {
     taken: AtomicUsize,
+    /// As many as there are descriptors for; 0: it was not asked.
+    most: AtomicUsize,
     hasher: RandomState,
     by_address: [Mutex<HashMap<Neighbourhood, usize>>; SHARDS],
 }
@@ -42,6 +44,11 @@ impl Neighbourhood {
 }
 
 impl Seats {
+    /// Says how many connections there are descriptors for, whatever the file allows.
+    pub fn bound_by_descriptors(&self, most: usize) {
+        self.most.store(most.max(1), Ordering::Relaxed);
+    }
+
     fn shard(&self, who: &Neighbourhood) -> &Mutex<HashMap<Neighbourhood, usize>> {
         &self.by_address[self.hasher.hash_one(who) as usize % SHARDS]
     }
@@ -73,8 +80,10 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Takes a place; `None` when `limit` connections are open.
+    /// Takes a place; `None` when `limit` connections are open, or as many as there are descriptors for.
     pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<Seat> {
+        let most = gateway.seats.most.load(Ordering::Relaxed);
+        let limit = if most == 0 { limit } else { limit.min(most) };
         let taken = gateway.seats.taken.fetch_add(1, Ordering::Relaxed);
         gateway.metrics.connections_open.inc();
         let seat = Seat { gateway: gateway.clone(), who: None };
@@ -128,6 +137,7 @@ impl Unseated {
 pub struct Turned {
     began: Instant,
     kinds: [Told; 3],
+    failures: Told,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +149,7 @@ struct Told {
 
 impl Default for Turned {
     fn default() -> Turned {
-        Turned { began: Instant::now(), kinds: Default::default() }
+        Turned { began: Instant::now(), kinds: Default::default(), failures: Told::default() }
     }
 }
 
@@ -147,15 +157,27 @@ impl Turned {
     /// Counts one; every [`limits::REFUSED_TOLD`] the log is told how many there were, and of the last one's address.
     pub fn note(&self, gateway: &Gateway, why: Unseated, client: IpAddr) {
         gateway.metrics.connections_refused.with_label_values(&[why.as_str()]).inc();
-        let told = &self.kinds[why as usize];
+        if let Some(refused) = self.tell(&self.kinds[why as usize]) {
+            tracing::warn!(reason = why.as_str(), refused, %client, "connections are refused");
+        }
+    }
+
+    /// Counts an accept that failed, and tells the log as seldom: it is tried again many times a second.
+    pub fn note_failure(&self, error: &std::io::Error) {
+        if let Some(times) = self.tell(&self.failures) {
+            tracing::warn!(%error, times, "connections cannot be accepted");
+        }
+    }
+
+    /// Counts one; returns how many there were if the log is to be told.
+    fn tell(&self, told: &Told) -> Option<u64> {
         told.untold.fetch_add(1, Ordering::Relaxed);
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let next = told.next.load(Ordering::Relaxed);
         let later = now.saturating_add(limits::REFUSED_TOLD.as_millis() as u64);
-        if now >= next && told.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let refused = told.untold.swap(0, Ordering::Relaxed);
-            tracing::warn!(reason = why.as_str(), refused, %client, "connections are refused");
-        }
+        let is_time =
+            now >= next && told.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        is_time.then(|| told.untold.swap(0, Ordering::Relaxed))
     }
 }
 

@@ -132,7 +132,7 @@ async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpLi
             Ok((stream, address)) => admit(serving, core, stream, address),
             Err(error) => {
                 // Out of descriptors, most likely: connections wait in the kernel's queue meanwhile.
-                tracing::warn!(%error, "a connection could not be accepted");
+                core.gateway.turned.note_failure(&error);
                 sleep(limits::ACCEPT_PAUSE).await;
             }
         }
