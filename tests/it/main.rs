@@ -31,6 +31,7 @@ mod replicas;
 mod reuse;
 mod rfc;
 mod rollout;
+mod secrets;
 mod slow_clients;
 mod start;
 mod start_body;
