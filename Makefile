@@ -1,8 +1,9 @@
 # `make` lists the targets. Each does its own set-up, into git-ignored folders.
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+ON_REDIS := --store redis --replicas 3 --idempotent
 
-.PHONY: help demo test suites slow lint docs
+.PHONY: help demo test suites slow lint chaos chaos-short figures docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +17,28 @@ test: ## everything: formatting, lints, unit tests, and the real binary between 
 	tests/backends/setup.sh
 	tests/backends/redis.sh
 	cargo test --locked
+	$(MAKE) chaos-short
+
+chaos: ## 10,000 starts over every fault, 200 kill -9: one gateway on SQLite, then three on Redis (ARGS="--seed 2")
+	tests/backends/setup.sh
+	tests/backends/redis.sh
+	cargo build --release --locked
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/release/export-gateway $(ARGS)
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/release/export-gateway $(ON_REDIS) $(ARGS)
+
+chaos-short:
+	cargo build --locked
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/debug/export-gateway --starts 150 --kills 4
+	python3 tests/chaos/chaos.py --gateway $(TARGET)/debug/export-gateway --starts 200 --kills 6 $(ON_REDIS)
+
+figures: ## what the documentation states: store faults, a rolling restart, a million records, writes beside an fsync
+	tests/backends/setup.sh
+	tests/backends/redis.sh
+	cargo build --release --locked --bins --example store_bench
+	python3 tests/chaos/store_faults.py --gateway $(TARGET)/release/export-gateway
+	python3 tests/chaos/figures.py --gateway $(TARGET)/release/export-gateway
+	$(TARGET)/release/examples/store_bench
+	cargo test --locked --test it -- --nocapture an_open_circuit_adds of_a_thousand_starts
 
 suites: ## the HTTP cases (tests/it/rfc) against nginx and haproxy, too, as tables (needs both: Debian packages)
 	cargo test --locked --test it rfc:: -- --include-ignored --nocapture --test-threads 1

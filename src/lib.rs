@@ -11,7 +11,8 @@
 //! - [`limits`]: every bound that the file does not set. [`names`]: the words of the domain, parsed once.
 //! - [`routing`]: which way a request goes: path → route, headers → user, user → bucket → decision. Pure.
 //! - [`exports`]: what a start becomes for workers, and what an answer means: **the outcome of a start**
-//!   ([`exports::outcome`]) and **what is done then** ([`exports::step`], the only place that allows a fallback). Pure.
+//!   ([`exports::outcome`]) and **what is done then** ([`exports::step`], the only place that allows a fallback); and in
+//!   which order ([`exports::protocol`], gone through by a model checker: `docs/proof.md`). Pure.
 //! - [`config`]: the file's text → a [`routing::table::RoutingTable`], or everything that is wrong with it.
 //! - [`telemetry`]: the record of each request, metrics, events.
 //! - [`http`]: sockets, header fields, bodies, WebSocket tunnels, and [`http::refusal`], the only file that picks a

@@ -16,6 +16,10 @@ pub const TOKEN: usize = 8 * 1024;
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(30);
 /// Most keys that tokens are checked with: a token without a key id may be tried with each.
 pub const TOKEN_KEYS: usize = 16;
+/// Most certificates that clients are met with.
+pub const CERTIFICATES: usize = 64;
+/// Most names of one certificate; public authorities allow 100.
+pub const CERTIFICATE_NAMES: usize = 1_000;
 /// Largest configuration file that is read, bytes: far above any real one, far below what hurts.
 pub const CONFIG_FILE: u64 = 1024 * 1024;
 /// Most problems of one configuration file that are reported.
@@ -47,7 +51,7 @@ pub const UNKNOWN_JOB_SOCKETS: usize = 50;
 pub const NEITHER_ENTRIES: usize = 25_000;
 /// Largest body of such an answer that is remembered, bytes: legacy's own has 26.
 pub const NEITHER_ANSWER: usize = 1024;
-/// Jobs held in memory in front of the store: an hour of 25 starts a second.
+/// Jobs held in memory in front of the store, those used last: an hour of 25 starts a second.
 pub const CACHED_JOBS: usize = 100_000;
 
 /// Most queued writes of the embedded store before a write is refused at once.
@@ -204,6 +208,44 @@ pub const ANSWER_HEADERS: usize = 200;
 pub const ANSWER_HEAD: usize = 128 * 1024;
 /// `Retry-After` of the gateway's own 503s, seconds.
 pub const RETRY_AFTER: u64 = 2;
+
+/// Streams that a client may have open on one HTTP/2 connection (RFC 9113, 6.5.2, says not below 100; nginx has 128).
+pub const H2_STREAMS: u32 = 128;
+/// Bytes of one request body that a client may send ahead on HTTP/2: 10 MiB/s over 50 ms.
+pub const H2_STREAM_WINDOW: u32 = 512 * 1024;
+/// Bytes of all request bodies of one HTTP/2 connection that it may send ahead, and so make the gateway hold.
+pub const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Largest HTTP/2 frame that is taken; RFC 9113, 6.5.2, has no smaller one.
+pub const H2_FRAME: u32 = 16 * 1024;
+/// Bytes of one answer that wait for their HTTP/2 client.
+pub const H2_SEND_BUFFER: usize = 64 * 1024;
+/// Pseudo-header fields of a request, with room for one more.
+pub const H2_PSEUDO_FIELDS: usize = 5;
+/// Streams that a client has cancelled before they were looked at (h2's own default, since CVE-2023-44487).
+pub const H2_PENDING_RESETS: usize = 20;
+/// Streams of one connection that end because the client broke the rules, before the connection does; h2 has 1024.
+pub const H2_ERROR_RESETS: usize = 256;
+/// Streams that may be cancelled at once, more than are not, before the connection is cut.
+pub const H2_CANCELLED: u32 = 200;
+/// A stream that lives for less than this was cancelled at once.
+pub const H2_AT_ONCE: Duration = Duration::from_secs(1);
+/// A silent HTTP/2 connection is asked this often whether anybody is there.
+pub const H2_PING: Duration = Duration::from_secs(30);
+/// And has this long to answer: on a slow line some MiB of an answer are before the question.
+pub const H2_PONG: Duration = Duration::from_secs(60);
+
+/// Requests on one HTTP/2 connection to workers, whatever they allow; with more a further connection is opened.
+pub const H2_BACKEND_STREAMS: usize = 100;
+/// Bytes of one answer that workers may send ahead: their answers are read whole, up to 1 MiB.
+pub const H2_ANSWER_WINDOW: u32 = 256 * 1024;
+/// Bytes of all answers of one connection that workers may send ahead.
+pub const H2_ANSWERS_WINDOW: u32 = 4 * 1024 * 1024;
+/// Streams given up here whose late frames are still told from nonsense.
+pub const H2_FORGOTTEN: usize = 100;
+/// An HTTP/2 connection to workers is asked this often whether anybody is there, so that no start goes into a dead one.
+pub const H2_BACKEND_PING: Duration = Duration::from_secs(10);
+/// And has this long to answer.
+pub const H2_BACKEND_PONG: Duration = Duration::from_secs(5);
 
 /// Descriptors that are not for connections: databases, listeners, the admin port. Of few it is half.
 pub const OWN_DESCRIPTORS: u64 = 512;

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::backends::resolve::{Name, Resolver};
+use crate::config::{client_configs, system_roots};
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
-use crate::routing::table::BaseUrl;
+use crate::routing::table::{Backend, BaseUrl};
+use crate::routing::tls::ClientConfigs;
 
 /// Why there is no connection. Whichever it is: no byte of a request was sent.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +39,8 @@ pub enum DialError {
 /// What is needed to dial: backends' names and the TLS settings towards them.
 #[derive(Clone)]
 pub struct Dialer {
-    tls: TlsConnector,
+    /// For backends that name no files of their own.
+    tls: Arc<ClientConfigs>,
     resolver: Arc<Resolver>,
 }
 
@@ -46,6 +48,15 @@ impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Dialer")
     }
+}
+
+/// Which versions of HTTP a connection may be for, where TLS leaves the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// HTTP/1.1, which WebSockets need.
+    Http1,
+    /// HTTP/2 if the backend agrees to it.
+    Http2,
 }
 
 /// Why TLS cannot be set up.
@@ -59,23 +70,8 @@ impl Dialer {
     /// # Errors
     /// [`TlsSetupError`] when the TLS library refuses its own defaults.
     pub fn new() -> Result<Dialer, TlsSetupError> {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a root certificate could not be read");
-        }
-        let mut roots = RootCertStore::empty();
-        let (used, ignored) = roots.add_parsable_certificates(found.certs);
-        if used == 0 {
-            tracing::warn!("no root certificates found: TLS connections to backends will fail");
-        }
-        tracing::debug!(used, ignored, "root certificates read");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Dialer { tls: TlsConnector::from(Arc::new(config)), resolver: Arc::new(Resolver::start()) })
+        let tls = Arc::new(client_configs(system_roots(), None)?);
+        Ok(Dialer { tls, resolver: Arc::new(Resolver::start()) })
     }
 
     /// Returns a backend's name; `None` if it is given by its address.
@@ -83,18 +79,20 @@ impl Dialer {
         self.resolver.name(&of.host)
     }
 
-    /// Connects to a backend within `limit`.
+    /// Connects to a backend within its `connect_timeout`.
     ///
     /// # Errors
     /// [`DialError`] says what failed.
-    pub async fn dial(&self, to: &BaseUrl, limit: Duration) -> Result<Socket, DialError> {
-        match timeout(limit, self.dial_unbounded(to)).await {
+    pub async fn dial(&self, backend: &Backend, offer: Offer) -> Result<Socket, DialError> {
+        let limit = backend.connect_timeout;
+        match timeout(limit, self.dial_unbounded(backend, offer)).await {
             Ok(result) => result,
             Err(_) => Err(DialError::TimedOut(limit)),
         }
     }
 
-    async fn dial_unbounded(&self, to: &BaseUrl) -> Result<Socket, DialError> {
+    async fn dial_unbounded(&self, backend: &Backend, offer: Offer) -> Result<Socket, DialError> {
+        let to = &backend.url;
         let addresses: Vec<SocketAddr> = match self.name(to) {
             None => to.host.parse().map(|ip| SocketAddr::new(ip, to.port)).into_iter().collect(),
             Some(name) => {
@@ -108,7 +106,18 @@ impl Dialer {
         }
         let name = ServerName::try_from(to.host.clone())
             .map_err(|error| DialError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let stream = self.tls.connect(name, tcp).await.map_err(DialError::Tls)?;
+        let configs = match &backend.tls.made {
+            Some(made) => &made.value,
+            // Files that were not read must not turn into the system's roots.
+            None if backend.tls.names_files() => return Err(DialError::Tls(io::ErrorKind::NotFound.into())),
+            None => &self.tls,
+        };
+        let config = match offer {
+            Offer::Http1 => &configs.http1,
+            Offer::Http2 => &configs.http2,
+        };
+        let connecting = TlsConnector::from(config.clone()).connect(name, tcp);
+        let stream = connecting.await.map_err(DialError::Tls)?;
         Ok(Socket::Tls(Box::new(TlsStream::Client(stream))))
     }
 }

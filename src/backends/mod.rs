@@ -2,6 +2,10 @@
 
 pub mod resolve;
 pub mod dial;
+mod h2;
+pub mod send_error;
+mod pool;
+mod spare;
 pub mod client;
 mod window;
 pub mod credential;

@@ -8,11 +8,14 @@ use super::file::File;
 use super::problem::Mistake;
 
 /// Sections whose keys are looked through for a key that stands in the wrong one.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 17] = [
     "server",
+    "server.tls",
     "admin",
     "backends.legacy",
+    "backends.legacy.tls",
     "backends.workers",
+    "backends.workers.tls",
     "backends.workers.credential",
     "circuit",
     "identity",
@@ -85,6 +88,10 @@ fn unknown_field(message: &str) -> Option<Vec<String>> {
 fn unknown_key(key: &str, expected: &[String]) -> Mistake {
     let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
     let mistake = |advice: String| Mistake::new("is not a known key", advice);
+    if ["verify", "insecure", "skip"].iter().any(|word| name.contains(word)) {
+        let advice = "certificates are always verified; name the file with their root: roots = \"…\" in tls";
+        return mistake(advice.to_owned());
+    }
     if let Some(near) = nearest(name, expected) {
         return mistake(format!("did you mean `{near}`?"));
     }

@@ -13,6 +13,7 @@ use super::input_key::check_exports;
 use super::problem::{Mistake, Origin, Problem, Warning};
 use super::store::check_store;
 use super::texts::WebSocket;
+use super::tls::{check_backend_tls, check_server_tls};
 use super::tree::Tree;
 use super::users::{check_identity, check_rollout};
 use super::values::{Size, Written};
@@ -189,7 +190,9 @@ fn check_server(checker: &mut Checker<'_>, file: &File) -> Server {
             "add the networks of the load balancers that send PROXY headers: trusted_proxies = [\"10.0.0.0/8\"]",
         );
     }
+    let tls = server.tls.as_ref().map(|tls| check_server_tls(checker, tls));
     Server {
+        tls,
         header_timeout: server.header_timeout.0,
         idle_timeout: server.idle_timeout.0,
         drain_delay: server.drain_delay.0,
@@ -222,8 +225,10 @@ fn check_legacy(checker: &mut Checker<'_>, file: &LegacyFile) -> Option<Backend>
         let message = "is not below 5s, when uvicorn closes unused connections: requests may meet a closing one";
         checker.warn(&["backends", "legacy", "idle_timeout"], message);
     }
+    let tls = check_backend_tls(checker, "legacy", file.tls.as_ref(), url.as_ref());
     Some(Backend {
         url: url?,
+        tls,
         connect_timeout: file.connect_timeout.0,
         start_timeout: file.start_timeout.0,
         status_timeout: file.status_timeout.0,
@@ -253,6 +258,7 @@ fn check_workers(checker: &mut Checker<'_>, file: &File) -> Option<Workers> {
         );
     }
     let credential = workers.credential.as_ref().map(|file| check_credential(checker, file, workers));
+    let tls = check_backend_tls(checker, "workers", workers.tls.as_ref(), url.as_ref());
     let url = url?;
     let public = workers.public_url.as_ref().map(|url| url.0.clone());
     let websocket_base = if through_gateway { own } else { public }.unwrap_or_else(|| url.clone());
@@ -264,6 +270,7 @@ fn check_workers(checker: &mut Checker<'_>, file: &File) -> Option<Workers> {
         forward_headers: check_forwarded(checker, &workers.forward_headers, &file.identity.header.0),
         backend: Backend {
             url,
+            tls,
             connect_timeout: workers.connect_timeout.0,
             start_timeout: workers.start_timeout.0,
             status_timeout: workers.status_timeout.0,

@@ -11,12 +11,14 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 mod proofs;
+mod tls;
 
 pub(crate) use proofs::{CredentialFile, JwtFile, SecretFile};
+pub(crate) use tls::{BackendTlsFile, CertificateFile, ServerTlsFile};
 
 use super::store::Store;
 use super::texts::{CookieName, Declined, Line, Origin, Text, User, WebSocket};
-use super::values::{Fraction, Size, TrustedPeers, Unsupported, Written};
+use super::values::{Fraction, Size, TrustedPeers, Written};
 use crate::routing::table::{BaseUrl, Secret, Share};
 
 /// The whole file.
@@ -67,8 +69,8 @@ pub(crate) struct ServerFile {
     pub(crate) proxy_protocol: Written<bool>,
     /// What clients call the gateway.
     pub(crate) public_url: Option<Written<BaseUrl>>,
-    /// Not in this version.
-    pub(crate) tls: Option<Unsupported>,
+    /// TLS towards clients; left out: plain HTTP.
+    pub(crate) tls: Option<ServerTlsFile>,
 }
 
 impl Default for ServerFile {
@@ -130,6 +132,8 @@ pub(crate) struct LegacyFile {
     pub(crate) answer_timeout: Written<Duration>,
     /// How long an unused connection is kept.
     pub(crate) idle_timeout: Written<Duration>,
+    /// Roots and the gateway's own certificate, for an `https` address.
+    pub(crate) tls: Option<BackendTlsFile>,
 }
 
 impl Default for LegacyFile {
@@ -141,6 +145,7 @@ impl Default for LegacyFile {
             status_timeout: seconds(10),
             answer_timeout: seconds(300),
             idle_timeout: seconds(4),
+            tls: None,
         }
     }
 }
@@ -171,6 +176,8 @@ pub(crate) struct WorkersFile {
     pub(crate) idempotent: Written<bool>,
     /// Client headers workers get beside the fixed ones.
     pub(crate) forward_headers: Vec<Written<HeaderName>>,
+    /// Roots and the gateway's own certificate, for an `https` address.
+    pub(crate) tls: Option<BackendTlsFile>,
     /// How the gateway proves who it is.
     pub(crate) credential: Option<CredentialFile>,
 }
@@ -190,6 +197,7 @@ impl Default for WorkersFile {
             declined: [404, 405, 429, 503].map(|status| Written(Declined(status))).into(),
             idempotent: Written(false),
             forward_headers: Vec::new(),
+            tls: None,
             credential: None,
         }
     }

@@ -8,6 +8,7 @@
 
 mod advice;
 mod attached;
+mod certificates;
 mod check;
 mod credential;
 mod env;
@@ -18,6 +19,7 @@ mod problem;
 mod read;
 mod store;
 mod texts;
+mod tls;
 mod tree;
 mod url;
 mod users;
@@ -28,6 +30,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 pub use attached::{Contents, attach};
+pub use certificates::{client_configs, system_roots};
 pub use env::Env;
 pub use environment::{environment_warnings, mount_warning};
 pub use problem::{Excerpt, Problem, Warning};

@@ -148,7 +148,13 @@ fn no_secret_is_shown() {
 
 /// What stands after the two addresses, and what is said of it.
 const MISTAKES: &[(&str, &str)] = &[
-    ("[server]\ntls = { certificate = \"c\", key = \"k\" }\n", "6: server.tls: is not supported by this version"),
+    ("[server]\ntls = { certificate = \"c\" }\n", "6: server.tls.key: is missing (add key = "),
+    ("[server.tls]\ncertificate = \"c\"\nkey = \"k\"\nmore = [{ key = \"k\" }]\n", "more.certificate: is missing"),
+    ("[server.tls]\nkey = \"k\"\ncertificate = \"c\"\nhandshake_timeout = \"0s\"\n", "handshake_timeout: is too small"),
+    ("[backends.workers.tls]\ncertificate = \"c\"\n", "backends.workers.tls.key: is missing"),
+    ("[backends.legacy.tls]\nhttp2 = true\n", "backends.legacy.tls.http2: is for workers only"),
+    ("[backends.workers.tls]\nverify = false\n", "tls.verify: is not a known key (certificates are always verified"),
+    ("[backends.workers.tls]\nca = \"c\"\n", "tls.ca: is not a known key (the keys here are roots, certificate, key"),
     ("[identity.jwt]\nheader = \"Authorization\"\n", "5: identity.jwt.keys: is missing (add keys = \"jwks.json\""),
     ("[identity.jwt]\nkeys = \"k\"\nheader = \"Cookie\"\n", "7: identity.jwt.header: cookie cannot carry a token"),
     (

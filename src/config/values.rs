@@ -212,16 +212,6 @@ fn split_unit(text: &str) -> (Option<u64>, &str) {
     (text[..end].parse().ok(), &text[end..])
 }
 
-/// A section or key that this version knows of, but cannot serve.
-#[derive(Debug, Clone)]
-pub(crate) struct Unsupported;
-
-impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Unsupported, D::Error> {
-        Err(D::Error::custom(Mistake::new("is not supported by this version", "remove it")))
-    }
-}
-
 /// Who may set the identity header.
 #[derive(Debug)]
 pub(crate) enum TrustedPeers {

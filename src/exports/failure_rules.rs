@@ -230,7 +230,7 @@ fn an_idempotent_worker_is_asked_once_more() {
             panic!("not asked again")
         };
         let declined = BTreeSet::from(DECLINED);
-        let outcome = unknown.judge_again(attempt, Rules { declined: &declined, credential: false });
+        let outcome = unknown.after_second(judge_workers(attempt, Rules { declined: &declined, credential: false }));
         (outcome.as_str(), shown(&next(outcome, IDEMPOTENT)))
     };
     let timeout = broken(Broken::Timeout, None);
@@ -331,7 +331,7 @@ proptest! {
             }
             Step::AskAgain(unknown) => {
                 prop_assert!(idempotent && word == "unknown");
-                let outcome = unknown.judge_again(answered(status, &body), rules);
+                let outcome = unknown.after_second(judge_workers(answered(status, &body), rules));
                 prop_assert!(!matches!(next(outcome, IDEMPOTENT), Step::FallBack(_) | Step::AskAgain(_)));
             }
             Step::Complete(_) => prop_assert_eq!(word, "accepted"),

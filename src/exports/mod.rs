@@ -11,6 +11,7 @@ pub mod answer;
 mod edge;
 pub mod outcome;
 pub mod step;
+pub mod protocol;
 
 #[cfg(test)]
 mod failure_rules;

@@ -75,6 +75,7 @@ pub enum Broken {
 
 /// What happened to a start on workers.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Clone, Hash))]
 #[must_use]
 pub enum Outcome {
     /// Provably nothing was sent.
@@ -94,6 +95,7 @@ pub enum Outcome {
 
 /// An answer that says that no job was made.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub struct Declined {
     status: StatusCode,
     credential: bool,
@@ -101,6 +103,7 @@ pub struct Declined {
 
 /// A start of which nobody knows whether it made a job.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub struct Unknown {
     pub(super) cause: UnknownCause,
     pub(super) status: Option<StatusCode>,
@@ -169,6 +172,7 @@ fn unknown(cause: UnknownCause, status: Option<StatusCode>) -> Outcome {
 
 /// What happened to a start on legacy.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Clone, Hash))]
 #[must_use]
 pub enum LegacyOutcome {
     /// Provably nothing was sent.
@@ -250,12 +254,12 @@ impl Unknown {
         self.cause
     }
 
-    /// Judges the same start, asked of workers once more under the same key.
+    /// Joins with it what came of the same start, asked of workers once more under the same key.
     ///
     /// Only an answer that names the job ends the doubt. A second "not sent", "declined" or "rejected" says nothing
     /// of the first attempt, which may have made a job.
-    pub fn judge_again(self, attempt: Attempt<'_>, rules: Rules<'_>) -> Outcome {
-        let second = match judge_workers(attempt, rules) {
+    pub fn after_second(self, second: Outcome) -> Outcome {
+        let second = match second {
             ended @ (Outcome::Accepted(_) | Outcome::Rejected { job: Some(_) }) => return ended,
             Outcome::Unknown(second) => second.status,
             Outcome::Declined(declined) => Some(declined.status),

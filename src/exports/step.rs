@@ -19,7 +19,7 @@ pub enum Step {
     PassAnswer(Option<JobId>),
     /// Ask legacy.
     FallBack(Fallback),
-    /// Ask workers once more under the same key, then [`Unknown::judge_again`].
+    /// Ask workers once more under the same key, then [`Unknown::after_second`].
     AskAgain(Unknown),
     /// Answer with an error of the gateway's own.
     Refuse(StartRefusal),
@@ -37,18 +37,19 @@ pub enum LegacyStep {
 
 /// The permission to start on legacy what workers provably did not start. It is neither copied nor made elsewhere.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub struct Fallback {
     cause: Cause,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Cause {
     NotSent(NotSent),
     Declined(u16),
 }
 
 /// An error that the gateway itself answers a start with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StartRefusal {
     /// No backend took the start; nothing was started.
     NoBackend,
@@ -59,7 +60,7 @@ pub enum StartRefusal {
 }
 
 /// What is done for this start, by the file and by the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// `backends.workers.fallback`.
     pub fallback: bool,
@@ -178,6 +179,9 @@ impl Fallback {
 }
 
 impl StartRefusal {
+    /// The job store failed, so that a job may exist or come to exist of which the client cannot be told.
+    pub const STORE_FAILED: StartRefusal = StartRefusal::OutcomeUnknown(StatusCode::INTERNAL_SERVER_ERROR);
+
     /// Returns the answer's status.
     pub fn status(self) -> StatusCode {
         match self {

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode, response};
+use http::{Method, Request, StatusCode, Version, response};
 use tokio::time::{Instant, timeout_at};
 
-use crate::backends::client::SendError;
 use crate::backends::dial::DialError;
+use crate::backends::send_error::SendError;
 use crate::exports::outcome::{Attempt, Broken, NotSent};
 use crate::exports::step::StartRefusal;
 use crate::gateway::call::backend_target;
 use crate::gateway::core::Core;
 use crate::gateway::pass::chain;
 use crate::gateway::reply::{Origin, Reply};
-use crate::http::body::{Bound, ReadError, Reservation, Upload, read_whole};
+use crate::http::body::{BodyEnd, Bound, ReadError, Reservation, Upload, read_whole};
 use crate::http::headers;
 use crate::http::refusal::Refusal;
 use crate::names::BackendName;
@@ -109,20 +109,21 @@ pub async fn make(
     held: &mut Reservation,
 ) -> Seen {
     let until = Instant::now() + limit;
-    let (answer, lease) = match core.client.send(name, backend, request, limit).await {
+    let (answer, lease) = match core.client.send(name, backend, Box::new(request), limit).await {
         Ok(sent) => sent,
         Err(error) => return unsent_or_broken(&error),
     };
     let (parts, body) = answer.into_parts();
     let broken = |how, error: String| Seen::Broken { how, status: Some(parts.status), error };
+    let end = if parts.version == Version::HTTP_2 { BodyEnd::Flag } else { BodyEnd::Framing };
     let bound = Bound { idle: limit, ..bound };
-    let body = match timeout_at(until, read_whole(body, bound, held)).await {
+    let body = match timeout_at(until, read_whole(body, end, bound, held)).await {
         Err(_) => return broken(Broken::Timeout, format!("answer not whole within {limit:?}")),
         Ok(Err(error)) => {
             let how = match error {
                 ReadError::TooLarge(_) | ReadError::Overloaded => Broken::TooLarge,
                 ReadError::Idle => Broken::Timeout,
-                ReadError::Broken(_) => Broken::Cut,
+                ReadError::Broken(_) | ReadError::Cancelled => Broken::Cut,
             };
             return broken(how, chain(&error));
         }
@@ -146,6 +147,7 @@ fn unsent_or_broken(error: &SendError) -> Seen {
         SendError::Dial(DialError::TimedOut(_)) => not_sent(NotSent::ConnectTimeout),
         SendError::Dial(DialError::Tls(_)) => not_sent(NotSent::Tls),
         SendError::HandedBack(_) => not_sent(NotSent::HandedBack),
+        SendError::Refused(_) => not_sent(NotSent::StreamRefused),
         SendError::Upload(_) => broken(Broken::Write),
         SendError::Closed(_) => broken(Broken::Closed),
         SendError::Unreadable(_) | SendError::Ambiguous => broken(Broken::Unreadable),

@@ -59,11 +59,8 @@ impl Call {
         let head = headers::check(request, &table.limits)?;
         let identity = &table.identity;
         let token_header = identity.jwt.as_ref().map(|jwt| &jwt.header);
-        if [Some(&identity.header), token_header]
-            .into_iter()
-            .flatten()
-            .any(|name| headers::is_nominated(request.headers(), name))
-        {
+        let nominates = |name| headers::is_nominated(request.headers(), name);
+        if head.nominates && [Some(&identity.header), token_header].into_iter().flatten().any(nominates) {
             return Err(Refusal::BadRequest("Connection names a field that it must not name"));
         }
         if head.chunked && headers::is_trailer(request.headers(), &identity.header) {
@@ -104,7 +101,7 @@ impl Call {
     }
 
     fn sender(&self) -> Sender<'_> {
-        Sender { address: &self.peer.address_value, scheme: "http", trusted: self.trusted_proxy }
+        Sender { address: &self.peer.address_value, scheme: self.peer.scheme, trusted: self.trusted_proxy }
     }
 
     /// Edits a head for legacy: nothing changes but hop-by-hop, forwarding and identity fields and the request id.
@@ -127,7 +124,7 @@ impl Call {
             headers.insert(header::HOST, host_value(&table.legacy.url));
         }
         parts.version = Version::HTTP_11;
-        parts.uri = target(&table.legacy.url, &parts.uri)?;
+        address_target(&table.legacy.url, &mut parts.uri)?;
         Ok(())
     }
 
@@ -177,7 +174,7 @@ impl Call {
         }
         let gate = self.head.expects_continue.then(Arc::default);
         let unread = self.peer.progress.read_body();
-        (Upload::Client(ClientBody::new(body, table.limits.body_idle, gate.clone(), unread)), gate)
+        (Upload::Client(ClientBody::new(body, self.peer.end, table.limits.body_idle, gate.clone(), unread)), gate)
     }
 
     fn id_value(&self) -> HeaderValue {
@@ -221,12 +218,11 @@ fn host_value(url: &BaseUrl) -> HeaderValue {
 }
 
 /// Puts a backend's base path in front of the client's target, in origin form.
-fn target(url: &BaseUrl, uri: &Uri) -> Result<Uri, Refusal> {
-    if url.path.is_empty() && uri.authority().is_none() {
-        return Ok(uri.clone());
+fn address_target(url: &BaseUrl, uri: &mut Uri) -> Result<(), Refusal> {
+    if !url.path.is_empty() || uri.authority().is_some() {
+        *uri = backend_target(url, uri.path_and_query().map_or("/", PathAndQuery::as_str))?;
     }
-    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    backend_target(url, path)
+    Ok(())
 }
 
 /// Joins a backend's base path and a path of ours.

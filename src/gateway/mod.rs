@@ -37,11 +37,10 @@ use crate::routing::table::RoutingTable;
 use crate::telemetry::record::{Record, RouteName};
 
 /// Answers one request, whatever happens.
-pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Box<Request<Incoming>>) -> Response<ReplyBody> {
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let record = Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address_value.clone(), request_id));
+    let record = Box::new(Record::begin(core.recorder.clone(), &request, peer.address_value.clone(), request_id));
     let cors_origin = table.cors.as_ref().and_then(|_| request.headers().get(header::ORIGIN).cloned());
     let route = route::find(request.method(), request.uri().path(), &table.exports);
     let is_start = matches!(route, Ok(Route::Start(_)));
@@ -64,7 +63,7 @@ async fn answer_or_refuse(
     peer: Rc<Peer>,
     table: Arc<RoutingTable>,
     route: Result<Route, OddPath>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     mut record: Box<Record>,
 ) -> (Reply, Box<Record>) {
     let _task = core.tasks.begin();
@@ -87,7 +86,7 @@ async fn answer(
     peer: &Rc<Peer>,
     table: &RoutingTable,
     route: Result<Route, OddPath>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     let call = Call::check(peer, table, &request, record)?;
@@ -95,17 +94,17 @@ async fn answer(
         Route::Start(export) => {
             record.route = RouteName::Start;
             call.refuse_bad_token(record)?;
-            Box::pin(start::answer(core, table, call, export, request, record)).await
+            Box::pin(start::answer(core, table, call, export, *request, record)).await
         }
         Route::Status { export, job } => {
             record.route = RouteName::Status;
             call.refuse_bad_token(record)?;
-            Box::pin(status::answer(core, table, call, export, job, request, record)).await
+            Box::pin(status::answer(core, table, call, export, job, *request, record)).await
         }
         Route::JobSocket(job) if call.head.websocket => {
             record.route = RouteName::JobSocket;
             call.refuse_bad_token(record)?;
-            Box::pin(socket::answer(core, table, call, job, request, record)).await
+            Box::pin(socket::answer(core, table, call, job, *request, record)).await
         }
         Route::Preflight if table.cors.is_some() && cors::is_preflight(request.headers()) => {
             record.route = RouteName::Preflight;
@@ -120,19 +119,26 @@ async fn answer(
 
 /// Notes that a head was refused which never became a request.
 pub fn note_early(core: &Rc<Core>, peer: &Rc<Peer>, early: &Early) {
-    let (method, uri) = (Method::from_bytes(b"-").unwrap_or_default(), Uri::from_static("*"));
+    let mut unread = Request::new(());
+    *unread.method_mut() = Method::from_bytes(b"-").unwrap_or_default();
+    *unread.uri_mut() = Uri::from_static("*");
     let (client, id) = (peer.address_value.clone(), Rc::from(early.request_id.as_str()));
-    let mut record = Record::begin(core.recorder.clone(), method, uri, client, id);
+    let mut record = Record::begin(core.recorder.clone(), &unread, client, id);
     record.status = Some(early.refusal.status().as_u16());
     record.code = Some(early.refusal.code());
     record.complete = true;
 }
 
 /// Answers a request that there is no room for.
-pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, method: Method, uri: Uri) -> Response<ReplyBody> {
-    let mut record =
-        Box::new(Record::begin(core.recorder.clone(), method, uri, peer.address_value.clone(), core.fresh_id()));
-    let reply = Reply::refuse(&Refusal::Overloaded, &mut record);
+pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, request: &Request<Incoming>) -> Response<ReplyBody> {
+    refuse(core, peer, request, &Refusal::Overloaded)
+}
+
+/// Answers a request that does not come as far as the flow.
+pub fn refuse(core: &Rc<Core>, peer: &Rc<Peer>, request: &Request<Incoming>, refusal: &Refusal) -> Response<ReplyBody> {
+    let id = call::request_id(core, request.headers());
+    let mut record = Box::new(Record::begin(core.recorder.clone(), request, peer.address_value.clone(), id));
+    let reply = Reply::refuse(refusal, &mut record);
     finish(core, peer, reply, record)
 }
 

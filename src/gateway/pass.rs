@@ -5,11 +5,12 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 
-use crate::backends::client::{Lease, SendError};
+use crate::backends::client::Lease;
+use crate::backends::send_error::SendError;
 use crate::gateway::call::Call;
 use crate::gateway::core::Core;
 use crate::gateway::reply::{Content, Reply};
-use crate::http::body::UploadError;
+use crate::http::body::{BodyEnd, UploadError};
 use crate::http::headers;
 use crate::http::interim;
 use crate::http::refusal::Refusal;
@@ -25,20 +26,18 @@ pub async fn stream(
     core: &Core,
     table: &RoutingTable,
     call: Call,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     record.backend = Some(BackendName::Legacy);
-    let client_side = call.head.websocket.then(|| upgrade::on(&mut request));
+    let client_side = call.head.websocket.then(|| upgrade::on(&mut *request));
     // Whoever speaks HTTP/1.0 knows no interim answers (RFC 9110, 15.2); they are written beside hyper's HTTP/1.1.
-    let takes_interim = request.version() == Version::HTTP_11;
-    let (mut parts, body) = request.into_parts();
+    let takes_interim = request.version() == Version::HTTP_11 && call.peer.end == BodyEnd::Framing;
+    let (mut parts, body) = (*request).into_parts();
     call.address_to_legacy(&mut parts, table)?;
     let (upload, gate) = call.upload(&mut parts, body, table);
-    let mut request = Request::from_parts(parts, upload);
-    if takes_interim {
-        interim::hand_on(&mut request, &call.peer.progress, gate.clone());
-    }
+    let mut request = Box::new(Request::from_parts(parts, upload));
+    interim::hand_on(&mut *request, takes_interim.then_some(&call.peer.progress), gate.clone());
     let sent = core.client.send(BackendName::Legacy, &table.legacy, request, table.legacy.answer_timeout).await;
     call.peer.progress.interim.written().await;
     let (answer, mut lease) = sent.map_err(|error| refuse(&error, record))?;
@@ -95,8 +94,8 @@ pub fn refuse(error: &SendError, record: &mut Record) -> Refusal {
         SendError::TimedOut(_) => Refusal::LegacyTimeout,
         SendError::Upload(UploadError::Idle) => Refusal::BodyTimeout,
         SendError::Upload(UploadError::Broken | UploadError::Unwanted) => Refusal::BodyBroken,
-        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Closed(_) => Refusal::LegacyUnavailable,
-        SendError::Unreadable(_) | SendError::Ambiguous => Refusal::LegacyUnavailable,
+        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Refused(_) => Refusal::LegacyUnavailable,
+        SendError::Closed(_) | SendError::Unreadable(_) | SendError::Ambiguous => Refusal::LegacyUnavailable,
     }
 }
 

@@ -20,6 +20,8 @@ const SHARDS: usize = 16;
 #[derive(Debug, Default)]
 pub struct Seats {
     taken: AtomicUsize,
+    /// Requests that share a connection of HTTP/2, the first of each not counted: they take places of connections.
+    shared: AtomicUsize,
     /// As many as there are descriptors for; 0: it was not asked.
     most: AtomicUsize,
     hasher: RandomState,
@@ -47,6 +49,13 @@ impl Seats {
     /// Says how many connections there are descriptors for, whatever the file allows.
     pub fn bound_by_descriptors(&self, most: usize) {
         self.most.store(most.max(1), Ordering::Relaxed);
+    }
+
+    fn bound(&self, limit: usize) -> usize {
+        match self.most.load(Ordering::Relaxed) {
+            0 => limit,
+            most => limit.min(most),
+        }
     }
 
     fn shard(&self, who: &Neighbourhood) -> &Mutex<HashMap<Neighbourhood, usize>> {
@@ -82,12 +91,11 @@ pub struct Seat {
 impl Seat {
     /// Takes a place; `None` when `limit` connections are open, or as many as there are descriptors for.
     pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<Seat> {
-        let most = gateway.seats.most.load(Ordering::Relaxed);
-        let limit = if most == 0 { limit } else { limit.min(most) };
-        let taken = gateway.seats.taken.fetch_add(1, Ordering::Relaxed);
+        let seats = &gateway.seats;
+        let taken = seats.taken.fetch_add(1, Ordering::Relaxed) + seats.shared.load(Ordering::Relaxed);
         gateway.metrics.connections_open.inc();
         let seat = Seat { gateway: gateway.clone(), who: None };
-        (taken < limit).then_some(seat)
+        (taken < seats.bound(limit)).then_some(seat)
     }
 
     /// Says whose place it is; false when that client has more than `limit` then. Counted without a limit, too: a
@@ -107,6 +115,27 @@ impl Drop for Seat {
         }
         self.gateway.seats.taken.fetch_sub(1, Ordering::Relaxed);
         self.gateway.metrics.connections_open.dec();
+    }
+}
+
+/// A place under `limits.connections` for a further request on a connection of HTTP/2: every request may need a
+/// connection to a backend.
+#[derive(Debug)]
+pub struct SharedSeat(Arc<Gateway>);
+
+impl SharedSeat {
+    /// Takes a place; `None` when connections and such requests fill the `limit`.
+    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<SharedSeat> {
+        let seats = &gateway.seats;
+        let taken = seats.shared.fetch_add(1, Ordering::Relaxed) + seats.taken.load(Ordering::Relaxed);
+        let seat = SharedSeat(gateway.clone());
+        (taken < seats.bound(limit)).then_some(seat)
+    }
+}
+
+impl Drop for SharedSeat {
+    fn drop(&mut self) {
+        self.0.seats.shared.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn answer(
     let backend = &table.workers.backend;
     let client_side = upgrade::on(&mut request);
     let handshake = call::get(backend, &format!("/api/jobs/{id}/ws"), headers)?;
-    let sent = core.client.send(BackendName::Workers, backend, handshake, backend.status_timeout).await;
+    let sent = core.client.send(BackendName::Workers, backend, Box::new(handshake), backend.status_timeout).await;
     let (mut answer, lease) = sent.map_err(|error| {
         record.error = Some(chain(&error));
         Refusal::WorkersUnavailable

@@ -88,11 +88,28 @@ impl Body for Upload {
     }
 }
 
+/// How the end of a body is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// By the framing of HTTP/1.1, which hyper judges.
+    Framing,
+    /// By a flag of HTTP/2: hyper takes a stream that was cancelled for one that has ended.
+    Flag,
+}
+
+impl BodyEnd {
+    /// Says whether a body that gives no more has broken off.
+    fn is_missing(self, body: &Incoming) -> bool {
+        self == BodyEnd::Flag && !body.is_end_stream()
+    }
+}
+
 /// A client's body with a limit on silence, and perhaps a gate that the backend opens.
 #[derive(Debug)]
 pub struct ClientBody {
     incoming: Incoming,
     idle_limit: Duration,
+    end: BodyEnd,
     idle: Option<Pin<Box<Sleep>>>,
     gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
     /// When the last piece came.
@@ -102,10 +119,17 @@ pub struct ClientBody {
 
 impl ClientBody {
     /// Wraps a client's body; `idle_limit` is the longest silence between two reads.
-    pub fn new(incoming: Incoming, idle_limit: Duration, gate: Option<Arc<Gate>>, unread: Unread) -> ClientBody {
+    pub fn new(
+        incoming: Incoming,
+        end: BodyEnd,
+        idle_limit: Duration,
+        gate: Option<Arc<Gate>>,
+        unread: Unread,
+    ) -> ClientBody {
         let gate = gate.map(|gate| (gate, Box::pin(sleep(limits::CONTINUE_WAIT))));
         ClientBody {
             incoming,
+            end,
             idle_limit,
             idle: None,
             gate,
@@ -130,6 +154,9 @@ impl ClientBody {
             Poll::Ready(frame) => {
                 self.idle = None;
                 self.moved.set(Instant::now());
+                if frame.is_none() && self.end.is_missing(&self.incoming) {
+                    return Poll::Ready(Some(Err(UploadError::Broken)));
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(|_| UploadError::Broken)))
             }
             Poll::Pending => {
@@ -242,6 +269,9 @@ pub enum ReadError {
     /// It broke off or its framing is broken.
     #[error("body broke off")]
     Broken(#[source] hyper::Error),
+    /// Its stream was cancelled.
+    #[error("body was cancelled")]
+    Cancelled,
 }
 
 /// The bounds for reading a body whole.
@@ -259,7 +289,12 @@ pub struct Bound {
 ///
 /// # Errors
 /// [`ReadError`] when it is too large, stops or breaks off.
-pub async fn read_whole(mut body: Incoming, bound: Bound, held: &mut Reservation) -> Result<Bytes, ReadError> {
+pub async fn read_whole(
+    mut body: Incoming,
+    end: BodyEnd,
+    bound: Bound,
+    held: &mut Reservation,
+) -> Result<Bytes, ReadError> {
     let declared = body.size_hint().lower();
     if declared > bound.bytes as u64 {
         return Err(ReadError::TooLarge(bound.bytes));
@@ -269,6 +304,7 @@ pub async fn read_whole(mut body: Incoming, bound: Bound, held: &mut Reservation
     loop {
         let frame = match tokio::time::timeout(bound.idle, body.frame()).await {
             Err(_) => return Err(ReadError::Idle),
+            Ok(None) if end.is_missing(&body) => return Err(ReadError::Cancelled),
             Ok(None) => break,
             Ok(Some(frame)) => frame.map_err(ReadError::Broken)?,
         };

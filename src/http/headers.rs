@@ -24,6 +24,8 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub const X_EXPORT_BACKEND: HeaderName = HeaderName::from_static("x-export-backend");
 /// `Idempotent-Replayed`: the answer is one that was given before.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// `Early-Data` (RFC 8470, 5.1).
+pub const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 /// `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -40,6 +42,8 @@ pub struct Head {
     pub expects_continue: bool,
     /// The body is chunked.
     pub chunked: bool,
+    /// There is a `Connection` that names more than `close` or `keep-alive`.
+    pub nominates: bool,
     hosts: u8,
     hop: Hop,
 }
@@ -72,7 +76,10 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
                 head.hosts = head.hosts.saturating_add(1);
                 target::check_host(request, value)?;
             }
-            "connection" => head.hop.connection = true,
+            "connection" => {
+                head.hop.connection = true;
+                head.nominates |= !is_plain_connection(value);
+            }
             "transfer-encoding" => {
                 let only_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
                 if head.chunked || !only_chunked || request.version() != Version::HTTP_11 {
@@ -107,7 +114,7 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
     if head.hosts != 1 && !(head.hosts == 0 && request.version() == Version::HTTP_10) {
         return Err(Refusal::BadRequest("Exactly one Host is needed"));
     }
-    if head.hop.connection {
+    if head.nominates {
         check_nominated(request.headers())?;
     }
     if upgrade_websocket {
@@ -209,15 +216,6 @@ pub fn strip_request(headers: &mut HeaderMap, head: &Head) {
     }
 }
 
-/// Says whether an answer's end can be read in two ways: it may have a length or be chunked, not both, and no other
-/// coding may lie over its bytes (RFC 9112, 6.3: "ought to be handled as an error").
-pub fn is_ambiguous(answer: &HeaderMap) -> bool {
-    let mut codings = answer.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return false };
-    let is_plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-    !is_plain || answer.contains_key(header::CONTENT_LENGTH)
-}
-
 /// Removes what must not go on to the client; `upgrading`: the answer is the 101 of a WebSocket handshake.
 pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
     let mut hop = Hop::default();
@@ -259,12 +257,14 @@ pub fn strip_answer(headers: &mut HeaderMap, upgrading: bool) {
     }
 }
 
+/// Says whether a `Connection` is about the connection itself and names no field.
+fn is_plain_connection(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    bytes.eq_ignore_ascii_case(b"keep-alive") || bytes.eq_ignore_ascii_case(b"close")
+}
+
 fn remove_nominated(headers: &mut HeaderMap) {
-    let plain = |value: &HeaderValue| {
-        let bytes = value.as_bytes();
-        bytes.eq_ignore_ascii_case(b"keep-alive") || bytes.eq_ignore_ascii_case(b"close")
-    };
-    if headers.get_all(header::CONNECTION).iter().all(plain) {
+    if headers.get_all(header::CONNECTION).iter().all(is_plain_connection) {
         headers.remove(header::CONNECTION);
         return;
     }

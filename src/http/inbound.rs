@@ -12,10 +12,10 @@ use http::{Request, Version};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::http::early::Early;
 use crate::http::interim::Interim;
+use crate::http::linger::Linger;
 use crate::http::screen::{Follows, Screen};
 use crate::http::socket::{Peek, Socket};
 use crate::limits;
@@ -197,10 +197,14 @@ impl Progress {
         self.moved.swap(false, Ordering::Relaxed)
     }
 
-    fn note_write<T>(&self, result: &Poll<T>) {
-        if result.is_pending() != self.is_write_blocked() {
-            self.write_blocked.store(result.is_pending(), Ordering::Relaxed);
+    fn note_blocked(&self, blocked: bool) {
+        if blocked != self.is_write_blocked() {
+            self.write_blocked.store(blocked, Ordering::Relaxed);
         }
+    }
+
+    fn note_write<T>(&self, result: &Poll<T>) {
+        self.note_blocked(result.is_pending());
         if result.is_ready() {
             self.moved.store(true, Ordering::Relaxed);
         }
@@ -220,12 +224,6 @@ pub struct Inbound {
     instead: Option<Bytes>,
     /// Interim answers of which a part is sent.
     interim: Bytes,
-}
-
-#[derive(Debug)]
-struct Linger {
-    deadline: Pin<Box<Sleep>>,
-    bytes_left: usize,
 }
 
 impl Inbound {
@@ -341,27 +339,6 @@ impl Inbound {
         }
         Some(Poll::Ready(Ok(buf.len())))
     }
-
-    /// Reads and forgets what the client still sends, so that the kernel does not answer it with a reset
-    /// that takes our last answer away (RFC 9112, 9.6). Bounded in time and bytes.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let linger = self.linger.get_or_insert_with(|| Linger {
-            deadline: Box::pin(sleep_until(Instant::now() + limits::LINGER)),
-            bytes_left: limits::LINGER_BYTES,
-        });
-        let mut scrap = [std::mem::MaybeUninit::uninit(); 4096];
-        while linger.bytes_left > 0 {
-            let mut buf = ReadBuf::uninit(&mut scrap);
-            match Pin::new(&mut self.socket).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    linger.bytes_left = linger.bytes_left.saturating_sub(buf.filled().len());
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return linger.deadline.as_mut().poll(cx),
-            }
-        }
-        Poll::Ready(())
-    }
 }
 
 impl AsyncRead for Inbound {
@@ -415,14 +392,16 @@ impl AsyncWrite for Inbound {
             self.progress.note_write(&written);
             ready!(written)?;
         }
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let result = Pin::new(&mut self.socket).poll_flush(cx);
+        // With TLS, what was written may still be here; plain TCP has nothing to flush.
+        if let Socket::Tls(_) = self.socket {
+            self.progress.note_blocked(result.is_pending());
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.linger.is_none() {
-            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
-        }
-        ready!(self.poll_linger(cx));
-        Poll::Ready(Ok(()))
+        let Inbound { socket, linger, .. } = &mut *self;
+        Linger::poll(linger, socket, cx)
     }
 }

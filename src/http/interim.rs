@@ -137,16 +137,18 @@ fn written(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
     bytes
 }
 
-/// Has a backend's interim answers to a request handed on; its `100 Continue` opens the gate instead, and the client
-/// is told by hyper when its body is read.
-pub fn hand_on<B>(request: &mut Request<B>, progress: &Arc<Progress>, gate: Option<Arc<Gate>>) {
-    let number = progress.interim.open();
-    let progress = progress.clone();
-    on_informational(request, move |answer| {
-        if answer.status() != StatusCode::CONTINUE {
-            progress.interim.add(number, answer.status(), answer.headers());
-        } else if let Some(gate) = &gate {
-            gate.open();
+/// Has a backend's interim answers to a request handed on to a client that takes them; its `100 Continue` opens the gate
+/// instead, and the client is told by hyper when its body is read.
+pub fn hand_on<B>(request: &mut Request<B>, to: Option<&Arc<Progress>>, gate: Option<Arc<Gate>>) {
+    if to.is_none() && gate.is_none() {
+        return;
+    }
+    let to = to.map(|progress| (progress.interim.open(), progress.clone()));
+    on_informational(request, move |answer| match (&to, &gate) {
+        (_, Some(gate)) if answer.status() == StatusCode::CONTINUE => gate.open(),
+        (Some((number, progress)), _) if answer.status() != StatusCode::CONTINUE => {
+            progress.interim.add(*number, answer.status(), answer.headers());
         }
+        _ => {}
     });
 }

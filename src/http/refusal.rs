@@ -12,6 +12,8 @@ pub enum Refusal {
     BadRequest(&'static str),
     /// CONNECT and TRACE are not for reverse proxies.
     MethodNotImplemented,
+    /// A start that came as early data, which whoever recorded it can send again (RFC 8470, 5.2).
+    TooEarly,
     /// An `Expect` other than `100-continue`.
     ExpectationFailed,
     /// The path could mean another one to the backend.
@@ -83,6 +85,7 @@ impl Refusal {
             Refusal::InvalidToken => StatusCode::UNAUTHORIZED,
             Refusal::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Refusal::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Refusal::TooEarly => StatusCode::TOO_EARLY,
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
             Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -105,6 +108,7 @@ impl Refusal {
             Refusal::BadRequest(_) => "bad_request",
             Refusal::MethodNotImplemented => "method_not_implemented",
             Refusal::ExpectationFailed => "expectation_failed",
+            Refusal::TooEarly => "too_early",
             Refusal::OddPath => "odd_path",
             Refusal::BadIdentity => "bad_identity",
             Refusal::InvalidToken => "invalid_token",
@@ -139,6 +143,7 @@ impl Refusal {
             Refusal::BadRequest(rule) => rule,
             Refusal::MethodNotImplemented => "This method is not supported",
             Refusal::ExpectationFailed => "Only the expectation 100-continue is supported",
+            Refusal::TooEarly => "The request came as early data; send it again when the TLS handshake is over",
             Refusal::OddPath => "The path contains a sequence that is not allowed here",
             Refusal::BadIdentity => "The identity of a request must be one plain value",
             Refusal::InvalidToken => "The token is not valid",

@@ -174,6 +174,22 @@ pub enum Socket {
 }
 
 impl Socket {
+    /// Returns `http` or `https`: what a URL for it begins with.
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Socket::Plain(_) => "http",
+            Socket::Tls(_) => "https",
+        }
+    }
+
+    /// Says whether the TLS handshake came to HTTP/2 (RFC 9113, 3.2).
+    pub fn is_http2(&self) -> bool {
+        match self {
+            Socket::Plain(_) => false,
+            Socket::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
     /// Returns a look at the connection below.
     pub fn peek_handle(&self) -> Peek {
         match self {

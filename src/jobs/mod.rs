@@ -20,7 +20,7 @@ use self::record::{Claim, Closing, Intent, Job, JobState, Kept};
 use self::redis::RedisStore;
 use self::sqlite::SqliteStore;
 pub use self::sqlite::{Settings, StoreHeld};
-use self::store::{Store, StoreError};
+use self::store::{Cause, Store, StoreError};
 use crate::limits;
 use crate::names::{BackendName, JobId};
 use crate::routing::table::StoreLocation;
@@ -92,7 +92,8 @@ impl Jobs {
     pub async fn free(&self, key: &str, claim: Option<&Claim>) -> Result<(), StoreError> {
         let token = claim.map(|claim| claim.token.clone());
         let freed = free(&self.store, key, token.as_deref()).await;
-        if freed.is_err() {
+        // What another gateway has taken over is its to end.
+        if matches!(&freed, Err(error) if !matches!(error, StoreError::NotWritten(Cause::NoIntent))) {
             let (store, key) = (Arc::clone(&self.store), key.to_owned());
             tokio::spawn(async move {
                 for _ in 0..limits::FREE_TRIES {

@@ -158,7 +158,7 @@ impl Store {
     /// Keeps the answer of a start under a client's key that made no job; one whose token is gone is no error.
     ///
     /// # Errors
-    /// As [`StoreError`] says.
+    /// As [`StoreError`] says; [`Cause::NoIntent`] when another gateway has taken the start over.
     pub async fn keep_answer(&self, kept: Kept) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.keep_answer(kept).await,
@@ -166,10 +166,11 @@ impl Store {
         }
     }
 
-    /// Frees a client's key of a start that provably made no job, if it is the one with this token; done when it returns.
+    /// Frees a client's key of a start that provably made no job, if it is the one with this token; done when it returns,
+    /// and for a write of this start that arrives later, too.
     ///
     /// # Errors
-    /// As [`StoreError`] says.
+    /// As [`StoreError`] says; [`Cause::NoIntent`] when another gateway has taken the start over.
     pub async fn release(&self, key: &str, token: &str) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.release(key, token).await,
@@ -203,7 +204,7 @@ impl Store {
     /// Deletes an intent; one that is not there is no error.
     ///
     /// # Errors
-    /// As [`StoreError`] says.
+    /// As [`Store::release`].
     pub async fn close_intent(&self, key: &str) -> Result<(), StoreError> {
         match self {
             Store::Sqlite(store) => store.close_intent(key).await,

@@ -1,4 +1,4 @@
-//! Files that the configuration names: token keys, secrets. A changed one is live like an edit of the configuration; one
+//! Files that the configuration names: token keys, secrets, certificates. A changed one is live like an edit of the configuration; one
 //! that is no good changes nothing.
 
 use std::sync::Arc;
@@ -48,10 +48,10 @@ impl Reloader {
         self.attached.judged(contents);
         let stale = attached.unwrap_or_else(|problems| problems.iter().map(|problem| problem.line()).collect());
         for problem in &stale {
-            tracing::error!(problem, "a key file is no good, what it held before serves on");
+            tracing::error!(problem, "a key or certificate file is no good, what it held before serves on");
         }
         if stale.is_empty() && !first {
-            tracing::info!("keys and secrets applied");
+            tracing::info!("keys, secrets and certificates applied");
         }
         // What is good of them serves, whatever the others are.
         self.table.store(Arc::new(table));

@@ -4,6 +4,7 @@
 //! (above all the compiled [`table`]), and what is decided goes out as a value; sending is for others.
 
 pub mod redis_location;
+pub mod tls;
 pub mod table;
 pub mod route;
 pub mod identity;

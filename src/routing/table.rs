@@ -12,6 +12,7 @@ use http::header::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::redis_location::RedisLocation;
+use super::tls::{BackendTls, ServerTls};
 use crate::names::{BackendName, ExportType, UserId};
 use crate::routing::token::Jwt;
 
@@ -111,6 +112,8 @@ pub struct Server {
     pub proxy_protocol: bool,
     /// What clients call the gateway, for `websocket = "gateway"`.
     pub public_url: Option<BaseUrl>,
+    /// TLS towards clients; `None`: plain HTTP.
+    pub tls: Option<ServerTls>,
     /// Bearer token of the admin port; a secret, so its `Debug` hides it.
     pub admin_token: Option<Secret>,
 }
@@ -145,6 +148,8 @@ pub struct BaseUrl {
 pub struct Backend {
     /// Where it is.
     pub url: BaseUrl,
+    /// How it is verified where its address is `https`.
+    pub tls: BackendTls,
     /// Name, all addresses and TLS together.
     pub connect_timeout: Duration,
     /// A start, from the first byte sent to the whole answer.

@@ -1,4 +1,4 @@
-//! One client connection: hyper, the time a client has for a request head, and the end.
+//! One client connection that speaks HTTP/1.1: hyper, the time a client has for a request head, and the end.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
@@ -14,15 +13,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
-use crate::gateway::core::{Core, Peer};
+use crate::gateway::core::Core;
+use crate::http::body::BodyEnd;
 use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
 use crate::http::refusal::Refusal;
-use crate::http::socket::{Socket, Tcp};
+use crate::http::socket::Socket;
 use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
-use crate::server::entry::Entry;
+use crate::server::entry::Guest;
 use crate::server::stack::{self, InFlight};
 
 /// How a connection came to its end.
@@ -44,16 +44,19 @@ enum Leave {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(core: Rc<Core>, in_flight: InFlight, entry: Entry, mut stage: watch::Receiver<Stage>) {
+pub async fn serve(
+    core: Rc<Core>,
+    in_flight: InFlight,
+    socket: Socket,
+    guest: Guest,
+    mut stage: watch::Receiver<Stage>,
+) {
     let table = core.gateway.table.load_full();
-    let Entry { stream, address, is_nameless, seat } = entry;
-    let tcp = Tcp::new(stream);
-    let progress = Progress::new(tcp.peek_handle());
+    let progress = Progress::new(socket.peek_handle());
     let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     progress.interim.written_by(&task);
-    let address_value = HeaderValue::from_str(&address.to_string()).expect("an address is visible ASCII");
-    let peer = Rc::new(Peer { address, address_value, progress: progress.clone(), is_nameless, seat });
-    let io = TokioIo::new(Inbound::new(Socket::Plain(tcp), progress.clone()));
+    let peer = guest.peer(socket.scheme(), BodyEnd::Framing, progress.clone());
+    let io = TokioIo::new(Inbound::new(socket, progress.clone()));
     let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);
@@ -79,17 +82,19 @@ pub async fn serve(core: Rc<Core>, in_flight: InFlight, entry: Entry, mut stage:
         if Pin::new(&mut connection).poll(cx).is_ready() {
             return Poll::Ready(End::Done);
         }
+        patience.look(&progress);
         loop {
-            let now = Instant::now();
-            if let Some(end) = patience.look(&progress, now) {
-                return Poll::Ready(end);
-            }
-            if timer.deadline() > patience.next || timer.is_elapsed() {
+            // A time that has moved back later is noticed when the timer fires: most requests never touch it.
+            if timer.deadline() > patience.next {
                 timer.as_mut().reset(patience.next);
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            if let Some(end) = patience.end(Instant::now()) {
+                return Poll::Ready(end);
+            }
+            timer.as_mut().reset(patience.next);
         }
     })
     .await;
@@ -146,18 +151,20 @@ enum Waiting {
 impl Patience {
     fn new(table: &RoutingTable) -> Patience {
         let now = Instant::now();
-        Patience {
+        let mut patience = Patience {
             header: table.server.header_timeout,
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
             body: table.limits.body_idle,
             waiting: (Waiting::First, now),
             next: now,
-        }
+        };
+        patience.next = now + patience.limit();
+        patience
     }
 
-    /// Looks after each poll of the connection; says when its time is up.
-    fn look(&mut self, progress: &Progress, now: Instant) -> Option<End> {
+    /// Looks after each poll of the connection at what it waits for; only a change costs a look at the clock.
+    fn look(&mut self, progress: &Progress) {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
             Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
@@ -167,27 +174,41 @@ impl Patience {
             Phase::Busy => Waiting::Us,
         };
         let goes_on = match waiting {
-            Waiting::Us => true,
             // However slow: as long as bytes move, nobody is cut off.
             Waiting::Reader | Waiting::Body => progress.take_moved(),
-            Waiting::First | Waiting::Request | Waiting::Head => false,
+            Waiting::First | Waiting::Request | Waiting::Head | Waiting::Us => false,
         };
-        if waiting != self.waiting.0 || goes_on {
-            self.waiting = (waiting, now);
+        if waiting == self.waiting.0 && !goes_on {
+            return;
         }
-        let limit = match waiting {
+        self.waiting.0 = waiting;
+        if waiting != Waiting::Us {
+            self.waiting.1 = Instant::now();
+            self.next = self.waiting.1 + self.limit();
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        match self.waiting.0 {
             // A client that says nothing at all is given no longer than one that says half of it.
             Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
             Waiting::Head => self.header,
             Waiting::Reader => self.write,
             Waiting::Body => self.body,
-        };
-        self.next = self.waiting.1 + limit;
+        }
+    }
+
+    /// Says whether the time is up, once the timer has fired.
+    fn end(&mut self, now: Instant) -> Option<End> {
+        if self.waiting.0 == Waiting::Us {
+            // Nobody waits for the client: its time begins with the next thing that it is to do.
+            self.next = now + self.idle;
+        }
         if now < self.next {
             return None;
         }
-        match waiting {
+        match self.waiting.0 {
             Waiting::Head => Some(End::HeadTimeout),
             Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,

@@ -2,14 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use http::header::HeaderValue;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::gateway::core::Core;
+use crate::gateway::core::{Core, Peer};
 use crate::gateway::seats::{Seat, Unseated};
+use crate::http::body::BodyEnd;
 use crate::http::early::Early;
+use crate::http::inbound::Progress;
 use crate::http::refusal::Refusal;
 use crate::limits;
 use crate::routing::table::RoutingTable;
@@ -20,25 +24,55 @@ use crate::server::proxied::{self, Sent};
 #[derive(Debug)]
 pub struct Entry {
     /// The connection, behind its PROXY header.
-    pub stream: TcpStream,
-    /// Whose it is.
-    pub address: IpAddr,
+    pub tcp: TcpStream,
+    /// Who it is.
+    pub guest: Guest,
+}
+
+/// Who a connection is.
+#[derive(Debug)]
+pub struct Guest {
+    address: IpAddr,
+    address_value: HeaderValue,
     /// Whether the address is a proxy's that did not say whose the connection is.
-    pub is_nameless: bool,
-    /// Its place.
-    pub seat: Seat,
+    is_nameless: bool,
+    seat: Rc<Seat>,
+}
+
+impl Guest {
+    fn new(address: IpAddr, is_nameless: bool, seat: Seat) -> Guest {
+        let address_value = HeaderValue::from_str(&address.to_string()).expect("an address is visible ASCII");
+        Guest { address, address_value, is_nameless, seat: Rc::new(seat) }
+    }
+
+    /// Returns its address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Makes what its requests know of it.
+    pub fn peer(&self, scheme: &'static str, end: BodyEnd, progress: Arc<Progress>) -> Rc<Peer> {
+        Rc::new(Peer {
+            address: self.address,
+            address_value: self.address_value.clone(),
+            scheme,
+            end,
+            progress,
+            is_nameless: self.is_nameless,
+            seat: self.seat.clone(),
+        })
+    }
 }
 
 /// Lets a connection in that says itself where it is from; `None` where there is no place for it.
-pub fn direct(core: &Core, table: &RoutingTable, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Option<Entry> {
-    let entry = Entry { stream, address: peer.ip().to_canonical(), is_nameless: false, seat };
-    seated(core, table, entry)
+pub fn direct(core: &Core, table: &RoutingTable, tcp: TcpStream, peer: SocketAddr, seat: Seat) -> Option<Entry> {
+    seated(core, table, tcp, (peer.ip().to_canonical(), false), seat)
 }
 
 /// Lets a connection in that begins with a PROXY header; `None` where it does not, or where there is no place for it.
 pub async fn announced(
     core: Rc<Core>,
-    mut stream: TcpStream,
+    mut tcp: TcpStream,
     peer: SocketAddr,
     seat: Seat,
     stage: watch::Receiver<Stage>,
@@ -50,16 +84,16 @@ pub async fn announced(
         return None;
     }
     let sent = tokio::select! {
-        sent = timeout(table.server.header_timeout, proxied::read(&mut stream)) => sent,
+        sent = timeout(table.server.header_timeout, proxied::read(&mut tcp)) => sent,
         () = patience_at_the_end(stage) => return None,
     };
     match sent {
         Ok(Ok(sent)) => {
-            let (address, is_nameless) = match sent {
+            let whose = match sent {
                 Sent::For(client) => (client.to_canonical(), false),
                 Sent::ForNobody => (proxy, true),
             };
-            seated(&core, &table, Entry { stream, address, is_nameless, seat })
+            seated(&core, &table, tcp, whose, seat)
         }
         Ok(Err(error)) => {
             tracing::debug!(%error, %proxy, "connection did not begin with a PROXY header");
@@ -79,14 +113,23 @@ async fn patience_at_the_end(mut stage: watch::Receiver<Stage>) {
     sleep(limits::FIRST_REQUEST).await;
 }
 
-fn seated(core: &Core, table: &RoutingTable, mut entry: Entry) -> Option<Entry> {
-    let is_proxy = table.server.trusted_proxies.iter().any(|network| network.contains(&entry.address));
+fn seated(
+    core: &Core,
+    table: &RoutingTable,
+    tcp: TcpStream,
+    (address, is_nameless): (IpAddr, bool),
+    mut seat: Seat,
+) -> Option<Entry> {
+    let is_proxy = table.server.trusted_proxies.iter().any(|network| network.contains(&address));
     let limit = table.limits.connections_per_address.filter(|_| !is_proxy);
-    if entry.seat.name(entry.address, limit) {
-        return Some(entry);
+    if seat.name(address, limit) {
+        return Some(Entry { tcp, guest: Guest::new(address, is_nameless, seat) });
     }
-    core.gateway.turned.note(&core.gateway, Unseated::Address, entry.address);
-    turn_away(&entry.stream);
+    core.gateway.turned.note(&core.gateway, Unseated::Address, address);
+    // With TLS nothing can be said before a handshake, which is what it is to be spared.
+    if table.server.tls.is_none() {
+        turn_away(&tcp);
+    }
     None
 }
 

@@ -2,9 +2,12 @@
 
 pub mod connection;
 pub mod entry;
+pub mod h2;
 pub mod listen;
 pub mod proxied;
 pub mod stack;
+pub mod streams;
+pub mod tls;
 
 use std::io;
 use std::net::TcpListener;
@@ -23,7 +26,9 @@ use crate::gateway::core::{Core, Gateway};
 use crate::gateway::seats::{Seat, Unseated};
 use crate::gateway::start::again::{self, Left};
 use crate::gateway::unpolled;
+use crate::http::socket::{Socket, Tcp};
 use crate::limits;
+use crate::server::entry::Entry;
 use crate::server::stack::InFlight;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::record::Recorder;
@@ -160,24 +165,41 @@ fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, addr
         core.gateway.turned.note(&core.gateway, Unseated::Full, address.ip().to_canonical());
         return;
     };
-    let is_announced = table.server.proxy_protocol;
-    let entry = if is_announced { Err((stream, seat)) } else { Ok(entry::direct(core, &table, stream, address, seat)) };
-    if let Ok(None) = entry {
+    let tls = table.server.tls.clone();
+    let (in_flight, stage) = (serving.in_flight.clone(), serving.stage.clone());
+    if table.server.proxy_protocol {
+        let (core, task) = (core.clone(), core.tasks.begin());
+        spawn_local(async move {
+            let entry = Box::pin(entry::announced(core.clone(), stream, address, seat, stage.clone())).await;
+            match (entry, tls) {
+                (Some(entry), Some(tls)) => tls::serve(core, in_flight, entry, stage, tls).await,
+                (Some(Entry { tcp, guest }), None) => {
+                    let socket = Socket::Plain(Tcp::new(tcp));
+                    Box::pin(connection::serve(core, in_flight, socket, guest, stage)).await;
+                }
+                (None, _) => {}
+            }
+            drop(task);
+        });
         return;
     }
-    let task = core.tasks.begin();
-    let (core, in_flight, stage) = (core.clone(), serving.in_flight.clone(), serving.stage.clone());
-    spawn_local(async move {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // Boxed: no other connection is to be larger for it.
-            Err((stream, seat)) => Box::pin(entry::announced(core.clone(), stream, address, seat, stage.clone())).await,
-        };
-        if let Some(entry) = entry {
-            connection::serve(core, in_flight, entry, stage).await;
+    let Some(entry) = entry::direct(core, &table, stream, address, seat) else { return };
+    let (core, task) = (core.clone(), core.tasks.begin());
+    match tls {
+        Some(tls) => {
+            spawn_local(async move {
+                tls::serve(core, in_flight, entry, stage, tls).await;
+                drop(task);
+            });
         }
-        drop(task);
-    });
+        None => {
+            spawn_local(async move {
+                let socket = Socket::Plain(Tcp::new(entry.tcp));
+                connection::serve(core, in_flight, socket, entry.guest, stage).await;
+                drop(task);
+            });
+        }
+    }
 }
 
 /// Asks workers for the starts that an earlier process left open, until workers could be reached; where others share

@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use tokio::task::unconstrained;
+use tower::Service as _;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
-use tower::load_shed::LoadShedLayer;
 use tower::util::ServiceExt;
 
 use crate::gateway;
@@ -24,7 +26,7 @@ pub fn service(
     peer: Rc<Peer>,
     in_flight: &InFlight,
 ) -> impl Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible, Future: 'static> + use<> {
-    let stack = ServiceBuilder::new().layer(LoadShedLayer::new()).layer(in_flight.clone()).service_fn({
+    let stack = ServiceBuilder::new().layer(in_flight.clone()).service_fn({
         let (core, peer) = (core.clone(), peer.clone());
         move |request| {
             let (core, peer) = (core.clone(), peer.clone());
@@ -32,13 +34,16 @@ pub fn service(
         }
     });
     hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (stack, core, peer) = (stack.clone(), core.clone(), peer.clone());
-        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let (mut stack, core, peer) = (stack.clone(), core.clone(), peer.clone());
         peer.progress.begin(&request);
+        let request = Box::new(request);
         async move {
-            // The flow itself does not fail: an error is the load being shed.
-            let answer = stack.oneshot(request).await;
-            Ok(answer.unwrap_or_else(|_| gateway::shed(&core, &peer, method, uri)))
+            // Not ready at once means that no place is free; `unconstrained`, lest a busy connection's spent budget
+            // look like that.
+            match unconstrained(stack.ready()).now_or_never() {
+                Some(Ok(place)) => place.call(request).await,
+                _ => Ok(gateway::shed(&core, &peer, &request)),
+            }
         }
     })
 }

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub connections_open: IntGauge,
     /// Client connections that were not served, by reason.
     pub connections_refused: IntCounterVec,
+    /// TLS handshakes of clients, by what they came to.
+    pub tls_handshakes: IntCounterVec,
     log_lines_lost: Gauge,
     lost: Arc<AtomicU64>,
     shown: Mutex<Shown>,
@@ -101,6 +103,10 @@ impl Metrics {
                 opts("connections_refused_total", "Client connections that were not served, by reason."),
                 &["reason"],
             )?,
+            tls_handshakes: IntCounterVec::new(
+                opts("tls_handshakes_total", "TLS handshakes of clients, by result: http1, h2, failed, timed_out."),
+                &["result"],
+            )?,
             log_lines_lost: Gauge::with_opts(opts("log_lines_lost", "Access-log lines dropped since the start."))?,
             lost,
             shown: Mutex::default(),
@@ -125,6 +131,7 @@ impl Metrics {
         registry.register(Box::new(self.websockets_open.clone()))?;
         registry.register(Box::new(self.connections_open.clone()))?;
         registry.register(Box::new(self.connections_refused.clone()))?;
+        registry.register(Box::new(self.tls_handshakes.clone()))?;
         registry.register(Box::new(self.log_lines_lost.clone()))
     }
 

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Uri};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request};
 
 use crate::names::{BackendName, ExportType, JobId, UserId};
 use crate::telemetry::access_log::{Format, Lines, push_json};
@@ -64,7 +65,8 @@ pub struct Record {
     recorder: Rc<Recorder>,
     began: Instant,
     method: Method,
-    uri: Uri,
+    /// `None` for a target that is no path.
+    target: Option<PathAndQuery>,
     client: HeaderValue,
     /// `X-Request-Id`, as backends and the client see it.
     pub request_id: Rc<str>,
@@ -102,12 +104,12 @@ pub struct Record {
 
 impl Record {
     /// Begins the record of a request.
-    pub fn begin(recorder: Rc<Recorder>, method: Method, uri: Uri, client: HeaderValue, request_id: Rc<str>) -> Record {
+    pub fn begin<B>(recorder: Rc<Recorder>, request: &Request<B>, client: HeaderValue, request_id: Rc<str>) -> Record {
         Record {
             recorder,
             began: Instant::now(),
-            method,
-            uri,
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
             client,
             request_id,
             route: RouteName::Refused,
@@ -133,6 +135,10 @@ impl Record {
         self.method == Method::HEAD
     }
 
+    fn path(&self) -> &str {
+        self.target.as_ref().map_or("", PathAndQuery::path)
+    }
+
     /// Returns the process's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.recorder.metrics
@@ -148,7 +154,7 @@ impl Record {
         buffer.extend_from_slice(b"\",\"method\":");
         push_json(buffer, self.method.as_str());
         buffer.extend_from_slice(b",\"path\":");
-        push_json(buffer, self.uri.path());
+        push_json(buffer, self.path());
         push_word(buffer, "route", Some(self.route.as_str()));
         push_number(buffer, "status", u64::from(status));
         push_word(buffer, "backend", self.backend.map(BackendName::as_str));
@@ -176,7 +182,7 @@ impl Record {
     fn pretty(&self, buffer: &mut Vec<u8>, took: Duration, status: u16) {
         let mut path = String::new();
         // Escaped: a path may hold anything that a terminal would act on.
-        let _ = write!(path, "{}", self.uri.path().escape_debug());
+        let _ = write!(path, "{}", self.path().escape_debug());
         let mut time = Vec::new();
         self.recorder.lines.push_time(&mut time);
         buffer.extend_from_slice(time.get(11..23).unwrap_or(&time));

@@ -149,6 +149,7 @@ fn a_request_sees_one_table() {
         ("gateway/mod.rs", 1),       // the one of a request
         ("server/connection.rs", 1), // a connection's limits, before it has a request
         ("server/entry.rs", 1),      // whose a new connection is
+        ("server/h2.rs", 1),         // the same for one of HTTP/2
         ("server/mod.rs", 4), // accepting; the thread's keeper; the starts that a restart left open, and their wait
         ("gateway/unpolled.rs", 1), // one ask in the background
         ("admin/mod.rs", 1),  // the one of an operator's request
@@ -188,6 +189,7 @@ fn foreign_text_enters_in_few_places() {
         "config/advice.rs",      // the same file again, to say what its words are like
         "config/file.rs",        // gateway.toml as written
         "config/file/proofs.rs", // its tokens and credentials
+        "config/file/tls.rs",    // its certificates
         "config/tree.rs",        // a table of it at a time
         "config/values.rs",      // its durations, sizes and networks
         "exports/object.rs",     // a JSON object of a client or a backend, read flat

@@ -8,12 +8,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use crate::exports::outcome::{self, Attempt, Outcome};
+use crate::exports::outcome;
+use crate::exports::protocol::{self, AfterRestart};
 use crate::exports::{answer, websocket_url};
 use crate::gateway::attempt::{Answer, Seen};
 use crate::gateway::call::bare_head_for_workers;
 use crate::gateway::core::Core;
-use crate::gateway::start::{note_late, workers};
+use crate::gateway::start::store::note_late;
+use crate::gateway::start::workers;
 use crate::http::body::Reservation;
 use crate::jobs::idempotency;
 use crate::jobs::record::{Closing, Intent, Job, JobState, Kept};
@@ -75,13 +77,13 @@ async fn ask(core: &Core, table: &RoutingTable, intent: Intent) -> Left {
         }
         _ => None,
     };
-    if let Some(Seen::NotSent { .. }) = &seen {
-        return Left::Some;
-    }
-    // As for any second try: only an answer that names the job ends the doubt.
-    let (word, ended) = match seen.as_ref().map(Seen::attempt) {
-        Some(attempt) => judge(table, attempt),
-        None => ("unknown", None),
+    let outcome = seen.as_ref().map(|seen| outcome::judge_workers(seen.attempt(), workers::rules(&table.workers)));
+    let next = outcome.map_or(AfterRestart::Unknown, protocol::after_restart);
+    let word = match &next {
+        AfterRestart::AskLater => return Left::Some,
+        AfterRestart::StoreOwner { has_failed: false, .. } => "accepted",
+        AfterRestart::StoreOwner { has_failed: true, .. } => "rejected",
+        AfterRestart::Unknown => "unknown",
     };
     tracing::warn!(
         request_id = %intent.request_id, outcome = word, age_seconds = age.as_secs(),
@@ -89,21 +91,16 @@ async fn ask(core: &Core, table: &RoutingTable, intent: Intent) -> Left {
     );
     let labels = [intent.export.as_str(), BackendName::Workers.as_str(), "restart", word];
     core.gateway.metrics.starts.with_label_values(&labels).inc();
-    let stored = match (ended, seen) {
-        (Some((id, state)), Some(Seen::Answered(answer))) => settle(core, table, intent, id, state, &answer).await,
+    let stored = match (next, seen) {
+        (AfterRestart::StoreOwner { job, has_failed }, Some(Seen::Answered(answer))) => {
+            let state = if has_failed { JobState::Error } else { JobState::Open };
+            settle(core, table, intent, job, state, &answer).await
+        }
         _ => core.gateway.jobs.unknown(&intent.key).await,
     };
     let left = if stored.is_ok() { Left::Nothing } else { Left::Some };
-    note_late(stored, "the end of a start of before was not stored");
+    note_late(&stored, "the end of a start of before was not stored");
     left
-}
-
-fn judge(table: &RoutingTable, attempt: Attempt<'_>) -> (&'static str, Option<(JobId, JobState)>) {
-    match outcome::judge_workers(attempt, workers::rules(&table.workers)) {
-        Outcome::Accepted(id) => ("accepted", Some((id, JobState::Open))),
-        Outcome::Rejected { job: Some(id) } => ("rejected", Some((id, JobState::Error))),
-        _ => ("unknown", None),
-    }
 }
 
 /// Stores the owner, and the answer for the client's key; what fails is tried again in the background.

@@ -8,11 +8,13 @@ use http::header::{self, HeaderMap, HeaderValue};
 
 use crate::exports::{answer, websocket_url};
 use crate::gateway::reply::{Content, Reply};
-use crate::gateway::start::{Start, note_store};
+use crate::gateway::start::store::note_store;
+use crate::gateway::start::{NOT_SENT, Start};
 use crate::http::headers::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED};
 use crate::http::refusal::Refusal;
 use crate::jobs::idempotency::{self, ClientKey, Verdict};
 use crate::jobs::record::{Claim, Intent, JobState, Kept, KeptAnswer};
+use crate::jobs::store::StoreError;
 use crate::names::{BackendName, JobId};
 use crate::telemetry::record::Record;
 
@@ -40,13 +42,11 @@ impl Start<'_> {
     /// Finds the start that has the key.
     ///
     /// # Errors
-    /// [`Refusal::StoreUnavailable`]: without the store nobody knows, so nothing may be started.
-    pub(super) async fn look(&self, record: &mut Record) -> Result<Option<Intent>, Refusal> {
-        self.core.gateway.jobs.look(&self.key).await.map_err(|error| {
-            note_store(record, &error, "key not looked up");
-            record.outcome = Some("not_sent");
-            self.count(record, "not_sent");
-            Refusal::StoreUnavailable
+    /// [`StoreError::Unavailable`]: nothing is known.
+    pub(super) async fn look(&self, record: &mut Record) -> Result<Option<Intent>, StoreError> {
+        self.core.gateway.jobs.look(&self.key).await.inspect_err(|error| {
+            note_store(record, error, "key not looked up");
+            record.outcome = Some(NOT_SENT);
         })
     }
 
@@ -76,9 +76,9 @@ impl Start<'_> {
         self.claim.as_ref().map_or_else(|| idempotency::hash(&self.body), |claim| claim.body)
     }
 
-    /// Says what is kept of an answer for the client's key; `None`: nothing.
-    pub(super) fn kept(&self, job: Option<(&JobId, JobState)>, backend: BackendName, reply: &Reply) -> Option<Kept> {
-        let claim = self.claim.as_ref()?;
+    /// Says what is kept of the answer for the client's key; `None`: nothing.
+    pub(super) fn kept(&self, job: Option<(&JobId, JobState)>, backend: BackendName) -> Option<Kept> {
+        let (claim, reply) = (self.claim.as_ref()?, self.reply.as_ref()?);
         let body = match &reply.content {
             Content::Full(Some(body)) => body.clone(),
             Content::Full(None) | Content::Empty | Content::Stream(_) => bytes::Bytes::new(),

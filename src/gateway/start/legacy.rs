@@ -2,35 +2,16 @@
 
 use http::{Request, header};
 
-use crate::exports::outcome::{self, NotSent};
-use crate::exports::step::{self, LegacyStep, Remembered};
+use crate::exports::outcome;
+use crate::exports::protocol::{Command, SendToLegacy};
 use crate::gateway::attempt::{self, Seen, answer_bound};
-use crate::gateway::reply::Reply;
-use crate::gateway::start::{Start, note_store};
+use crate::gateway::start::Start;
 use crate::http::body::Upload;
 use crate::http::refusal::Refusal;
-use crate::jobs::record::JobState;
 use crate::names::BackendName;
 use crate::telemetry::record::Record;
 
 impl Start<'_> {
-    pub(super) async fn on_legacy(mut self, record: &mut Record) -> Result<Reply, Refusal> {
-        record.backend = Some(BackendName::Legacy);
-        let request = self.request_for_legacy()?;
-        match self.begin(BackendName::Legacy, None).await {
-            Ok(None) => {}
-            Ok(Some(holder)) => return self.answer_by_key(&holder, record),
-            Err(error) => {
-                note_store(record, &error, "start on legacy not recorded");
-                if self.claim.is_some() {
-                    return self.finish_on_legacy(Seen::not_sent(NotSent::StoreUnavailable), record).await;
-                }
-            }
-        }
-        let seen = self.send_to_legacy(request).await;
-        self.finish_on_legacy(seen, record).await
-    }
-
     /// Makes the client's own request once more, with its whole body.
     pub(super) fn request_for_legacy(&self) -> Result<Request<Upload>, Refusal> {
         let mut parts = self.parts.clone();
@@ -42,36 +23,19 @@ impl Start<'_> {
         Ok(Request::from_parts(parts, Upload::full(self.body.clone())))
     }
 
-    pub(super) async fn send_to_legacy(&mut self, request: Request<Upload>) -> Seen {
+    /// Sends the start to legacy and judges what was seen.
+    pub(super) async fn send_to_legacy(&mut self, step: SendToLegacy, record: &mut Record) -> Result<Command, Refusal> {
+        let request = self.take_request(BackendName::Legacy)?;
         let legacy = &self.table.legacy;
         let (limit, bound) = (legacy.start_timeout, answer_bound(self.table));
-        attempt::make(self.core, BackendName::Legacy, legacy, request, limit, bound, &mut self.held).await
-    }
-
-    /// Judges what was seen of legacy, records it and answers.
-    pub(super) async fn finish_on_legacy(self, seen: Seen, record: &mut Record) -> Result<Reply, Refusal> {
+        let seen = attempt::make(self.core, BackendName::Legacy, legacy, request, limit, bound, &mut self.held).await;
         seen.note(record);
         let outcome = outcome::judge_legacy(seen.attempt());
         record.outcome = Some(outcome.as_str());
-        self.count(record, outcome.as_str());
-        let remembered = outcome.remembered();
-        match step::next_on_legacy(outcome) {
-            LegacyStep::PassAnswer(job) => {
-                record.job.clone_from(&job);
-                let mut reply = attempt::reply_from_legacy(seen.into_answer()?);
-                match remembered {
-                    Remembered::Answer => {
-                        let job = job.as_ref().map(|id| (id, JobState::Open));
-                        // The job runs and legacy will be asked for it anyway: its answer stands.
-                        let _ = self.close_with(job, BackendName::Legacy, &reply, record).await;
-                    }
-                    Remembered::Unknown => self.mark_unknown().await,
-                    Remembered::Nothing => self.forget().await,
-                }
-                reply.held = Some(self.held);
-                Ok(reply)
-            }
-            LegacyStep::Refuse(refusal) => Err(self.refuse_on_legacy(refusal).await),
-        }
+        self.reply = match seen {
+            Seen::Answered(answer) => Some(attempt::reply_from_legacy(answer)),
+            Seen::NotSent { .. } | Seen::Broken { .. } => None,
+        };
+        Ok(step.done(outcome))
     }
 }

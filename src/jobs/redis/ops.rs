@@ -36,16 +36,21 @@ pub(super) async fn claim(context: &Arc<Context>, intent: Intent) -> Result<Opti
     }
 }
 
+/// Keeps an answer that names no job, unless another gateway has taken the start over.
 pub(super) async fn keep(context: &Arc<Context>, kept: &Kept) -> Result<(), StoreError> {
+    keep_for(context, kept, scripts::OWN).await
+}
+
+async fn keep_for(context: &Arc<Context>, kept: &Kept, whose: &str) -> Result<(), StoreError> {
     let key = context.keys.intent(&kept.key);
-    context.write(&key, &keep_command(&key, kept), Care::Durable).await?;
+    not_taken(context.write(&key, &keep_command(&key, kept, whose), Care::Durable).await?)?;
     unlist(context, &context.keys.open_intents(), &kept.key);
     Ok(())
 }
 
-fn keep_command(key: &str, kept: &Kept) -> redis::Cmd {
+fn keep_command(key: &str, kept: &Kept, whose: &str) -> redis::Cmd {
     let mut command = eval(scripts::KEEP, key);
-    command.arg(&*kept.token).arg(kept.answer.status).arg(&kept.answer.body[..]);
+    command.arg(&*kept.token).arg(kept.answer.status).arg(&kept.answer.body[..]).arg(whose);
     if let Some(content_type) = &kept.answer.content_type {
         command.arg(&**content_type);
     }
@@ -54,20 +59,26 @@ fn keep_command(key: &str, kept: &Kept) -> redis::Cmd {
 
 pub(super) async fn release(context: &Arc<Context>, key: &str, token: &str) -> Result<(), StoreError> {
     let name = context.keys.intent(key);
-    context.write(&name, &release_command(&name, token), Care::Durable).await?;
+    not_taken(context.write(&name, &release_command(&name, token, scripts::OWN), Care::Durable).await?)?;
     unlist(context, &context.keys.open_intents(), key);
     Ok(())
 }
 
-fn release_command(name: &str, token: &str) -> redis::Cmd {
+fn release_command(name: &str, token: &str, whose: &str) -> redis::Cmd {
     let mut command = eval(scripts::RELEASE, name);
-    command.arg(token).arg(millis(limits::REDIS_GRAVE));
+    command.arg(token).arg(millis(limits::REDIS_GRAVE)).arg(whose);
     command
 }
 
-fn free_later(context: &Arc<Context>, key: &str, token: &str) {
+/// Reads what a script says that leaves alone what another gateway has taken over.
+fn not_taken(reply: Value) -> Result<(), StoreError> {
+    let said: i64 = read(reply)?;
+    if said < 0 { Err(StoreError::NotWritten(Cause::NoIntent)) } else { Ok(()) }
+}
+
+fn free_later(context: &Arc<Context>, key: &str, whose: &str) {
     let name = context.keys.intent(key);
-    let command = release_command(&name, token);
+    let command = release_command(&name, key, whose);
     context.later(name, command, Care::Durable);
     unlist(context, &context.keys.open_intents(), key);
 }
@@ -78,7 +89,7 @@ pub(super) async fn close_intent(context: &Arc<Context>, key: &str) -> Result<()
 }
 
 pub(super) fn close_intent_later(context: &Arc<Context>, key: &str) {
-    free_later(context, key, key);
+    free_later(context, key, scripts::OWN);
 }
 
 pub(super) async fn move_intent(
@@ -133,18 +144,13 @@ pub(super) async fn put_job(context: &Arc<Context>, job: Job, closing: Option<Cl
     }
     match closing {
         None => {}
-        Some(Closing::Forget(key)) => {
-            let name = context.keys.intent(&key);
-            let mut command = redis::cmd("DEL");
-            command.arg(&name);
-            context.later(name, command, Care::Light);
-            unlist(context, &context.keys.open_intents(), &key);
-        }
+        // A mark stays: a claim that was sent twice may arrive once more.
+        Some(Closing::Forget(key)) => free_later(context, &key, scripts::ANY),
         Some(Closing::Keep(kept)) => {
-            if let Err(error) = keep(context, &kept).await {
+            if let Err(error) = keep_for(context, &kept, scripts::ANY).await {
                 tracing::warn!(job = %job.id, error = error.line(), "an answer is not kept for its key yet");
                 let name = context.keys.intent(&kept.key);
-                let command = keep_command(&name, &kept);
+                let command = keep_command(&name, &kept, scripts::ANY);
                 context.later(name, command, Care::Durable);
                 unlist(context, &context.keys.open_intents(), &kept.key);
             }

@@ -67,6 +67,13 @@ macro_rules! intent_fields {
     };
 }
 
+/// How many bytes of tokens are kept of starts that gave a key up: some ten, the newest first.
+macro_rules! dead_bytes {
+    () => {
+        "400"
+    };
+}
+
 /// Reads an intent's fields, in the order of [`super::records::INTENT_FIELDS`].
 pub(super) const READ_INTENT: &str = concat!("return redis.call('HMGET', KEYS[1], ", intent_fields!(), ")");
 
@@ -74,18 +81,24 @@ pub(super) const READ_INTENT: &str = concat!("return redis.call('HMGET', KEYS[1]
 /// Returns `{1}`, or `{0, fields of the other}`, or `{2}`: this very start was given up before.
 pub(super) const CLAIM: &str = concat!(
     "
+local dead
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  local is = redis.call('HMGET', KEYS[1], 'state', 'token')
+  local is = redis.call('HMGET', KEYS[1], 'state', 'token', 'dead')
   if is[2] == ARGV[1] then
     if is[1] == 'gone' then return {2} end
     return {1}
   end
+  if is[3] and string.find(is[3], ARGV[1], 1, true) then return {2} end
   if is[1] ~= 'gone' then return {0, redis.call('HMGET', KEYS[1], ",
     intent_fields!(),
     ")} end
   redis.call('DEL', KEYS[1])
+  dead = string.sub((is[2] or '') .. ' ' .. (is[3] or ''), 1, ",
+    dead_bytes!(),
+    ")
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+if dead then redis.call('HSET', KEYS[1], 'dead', dead) end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {1}"
 );
@@ -98,15 +111,33 @@ redis.call('HDEL', KEYS[1], 'resend')
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return 1";
 
-/// Frees a key if it is this start's or nobody's, and leaves a mark for a write of the same start that comes later.
-/// Arguments: token, time to live of the mark in ms.
-pub(super) const RELEASE: &str = "
-local token = redis.call('HGET', KEYS[1], 'token')
-if token and token ~= ARGV[1] then return 0 end
+/// Frees a key if it is this start's or nobody's, and leaves a mark for a write of the same start that comes later: under
+/// another start's key beside that one's. Arguments: token, time to live of the mark in ms, [`OWN`] or [`ANY`].
+/// Returns 1, or 0: the key is another start's; or -1: another gateway has taken the start over.
+pub(super) const RELEASE: &str = concat!(
+    "
+local is = redis.call('HMGET', KEYS[1], 'token', 'dead', 'asker')
+if is[1] and is[1] ~= ARGV[1] then
+  if not (is[2] and string.find(is[2], ARGV[1], 1, true)) then
+    redis.call('HSET', KEYS[1], 'dead', string.sub(ARGV[1] .. ' ' .. (is[2] or ''), 1, ",
+    dead_bytes!(),
+    "))
+  end
+  return 0
+end
+if is[3] and ARGV[3] == 'own' then return -1 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'v', '1', 'state', 'gone', 'token', ARGV[1])
+if is[2] then redis.call('HSET', KEYS[1], 'dead', is[2]) end
+if is[3] then redis.call('HSET', KEYS[1], 'asker', is[3]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1";
+return 1"
+);
+
+/// Changes an intent only if no other gateway has taken it over: what the start itself has seen is not all then.
+pub(super) const OWN: &str = "own";
+/// Changes an intent whoever has it: the job is known.
+pub(super) const ANY: &str = "any";
 
 /// Says that nobody knows the outcome. What is answered stays answered: another gateway may have found it out.
 pub(super) const UNKNOWN: &str = "
@@ -116,12 +147,14 @@ redis.call('HSET', KEYS[1], 'state', 'unknown')
 redis.call('HDEL', KEYS[1], 'resend')
 return 1";
 
-/// Keeps an answer. Arguments: token, status, body, content type or nothing.
+/// Keeps an answer. Arguments: token, status, body, [`OWN`] or [`ANY`], content type or nothing.
+/// Returns 1, or 0: the token is gone; or -1: another gateway has taken the start over.
 pub(super) const KEEP: &str = "
-local is = redis.call('HMGET', KEYS[1], 'token', 'state')
+local is = redis.call('HMGET', KEYS[1], 'token', 'state', 'asker')
 if is[1] ~= ARGV[1] or is[2] == 'gone' then return 0 end
+if is[3] and ARGV[4] == 'own' then return -1 end
 redis.call('HSET', KEYS[1], 'state', 'answered', 'status', ARGV[2], 'answer', ARGV[3])
-if ARGV[4] then redis.call('HSET', KEYS[1], 'type', ARGV[4]) else redis.call('HDEL', KEYS[1], 'type') end
+if ARGV[5] then redis.call('HSET', KEYS[1], 'type', ARGV[5]) else redis.call('HDEL', KEYS[1], 'type') end
 redis.call('HDEL', KEYS[1], 'resend')
 return 1";
 

@@ -210,7 +210,7 @@ async fn a_key_has_one_holder_until_that_one_lets_go(tried: &Tried) {
     assert_eq!(store.intent("k").await.unwrap().unwrap().state, IntentState::Running, "nor to answer");
     store.release("k", "one").await.unwrap();
     assert_eq!(store.intent("k").await.unwrap(), None);
-    assert_eq!(store.claim(claimed("k", "two")).await.unwrap(), None);
+    assert_eq!(store.claim(claimed("k", "three")).await.unwrap(), None);
 }
 
 async fn of_many_claims_at_once_one_succeeds(tried: &Tried) {

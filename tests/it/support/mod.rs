@@ -9,6 +9,9 @@
 pub mod backend;
 pub mod client;
 pub mod gateway;
+pub mod h2_backend;
+pub mod h2_frames;
+pub mod http2;
 pub mod parts;
 pub mod raw_websocket;
 pub mod redis;
@@ -16,6 +19,7 @@ pub mod rude;
 pub mod scene;
 pub mod stand_in;
 pub mod tls;
+pub mod tls_client;
 pub mod tokens;
 pub mod websocket;
 pub mod wire;

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::DEADLINE;
 use super::client::Connection;
@@ -35,6 +37,8 @@ impl Authority {
     pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // With one name for all, OpenSSL takes what it signs for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "an authority");
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -43,14 +47,55 @@ impl Authority {
         self.0.pem()
     }
 
+    /// Returns its certificate, for those who trust it.
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.0.der().clone()
+    }
+
+    /// Makes a certificate for names, and its key, both PEM.
+    pub fn pair_for(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, names[0]);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// Writes a certificate for a host and its key into a folder; returns both paths.
     pub fn files_for(&self, host: &str, folder: &Path) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![host.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
-        let paths = ["server.pem", "server.key"].map(|name| folder.join(name).display().to_string());
-        std::fs::write(&paths[0], certificate.pem()).unwrap();
-        std::fs::write(&paths[1], key.serialize_pem()).unwrap();
+        self.write_for(&[host], folder, "server")
+    }
+
+    /// Writes a certificate for names and its key into a folder, as `STEM.pem` and `STEM.key`; returns both paths.
+    pub fn write_for(&self, names: &[&str], folder: &Path, stem: &str) -> (String, String) {
+        let (certificate, key) = self.pair_for(names);
+        let paths = ["pem", "key"].map(|kind| folder.join(format!("{stem}.{kind}")).display().to_string());
+        std::fs::write(&paths[0], certificate).unwrap();
+        std::fs::write(&paths[1], key).unwrap();
         paths.into()
+    }
+
+    /// Makes the settings of a good server for `localhost`.
+    pub fn server(&self) -> ServerConfig {
+        self.config(Certificate::Good)
+    }
+
+    /// Makes the settings of a server that wants its clients' certificates signed by this authority.
+    fn demanding(&self) -> ServerConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+        let (certificate, key) = self.pair_for(&["localhost"]);
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap()
     }
 
     fn config(&self, kind: Certificate) -> ServerConfig {
@@ -91,7 +136,16 @@ pub struct Front {
 impl Front {
     /// Starts it.
     pub fn start(authority: &Authority, kind: Certificate, backend: SocketAddr) -> Front {
-        let config = Arc::new(authority.config(kind));
+        Front::with(authority.config(kind), backend)
+    }
+
+    /// Starts one that wants a certificate of its clients, too.
+    pub fn demanding(authority: &Authority, backend: SocketAddr) -> Front {
+        Front::with(authority.demanding(), backend)
+    }
+
+    fn with(config: ServerConfig, backend: SocketAddr) -> Front {
+        let config = Arc::new(config);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
         let (bytes, connections) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());

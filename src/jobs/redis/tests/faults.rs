@@ -69,6 +69,42 @@ async fn a_claim_that_arrives_after_it_was_given_up_takes_nothing() {
 }
 
 #[tokio::test]
+async fn a_claim_that_arrives_after_the_key_has_changed_hands_takes_nothing_either() {
+    let redis = Redis::start();
+    let store = open(&redis.url());
+    let gone = async |token: &str| {
+        let late = store.claim(claimed("k", token)).await;
+        assert!(matches!(late, Err(StoreError::NotWritten(_))), "{token}: {late:?}");
+    };
+    store.claim(claimed("k", "first")).await.unwrap();
+    store.release("k", "given-up").await.unwrap();
+    gone("given-up").await;
+    store.release("k", "first").await.unwrap();
+    for token in ["given-up", "first"] {
+        gone(token).await;
+    }
+    assert_eq!(store.claim(claimed("k", "second")).await.unwrap(), None, "and is in nobody's way");
+    for token in ["given-up", "first"] {
+        gone(token).await;
+    }
+    store.release("k", "second").await.unwrap();
+    for token in ["given-up", "first", "second"] {
+        gone(token).await;
+    }
+    // A start that is over with its job leaves a mark, too.
+    store.put_intent(intent("unkeyed")).await.unwrap();
+    store.put_job(job("j1", Some("ann")), Some(Closing::Forget("unkeyed".into()))).await.unwrap();
+    until("closed", async || store.intent("unkeyed").await.unwrap().is_none()).await;
+    assert!(store.put_intent(intent("unkeyed")).await.is_err());
+    // What is remembered of starts that gave up has a bound.
+    for round in 0..50 {
+        store.claim(claimed("k", &format!("token-of-round-{round}"))).await.unwrap();
+        store.release("k", &format!("token-of-round-{round}")).await.unwrap();
+    }
+    assert!(redis.ask(&["HGET", "export-gateway:intent:k", "dead"]).len() <= 400);
+}
+
+#[tokio::test]
 async fn a_redis_that_is_away_fails_at_once_says_why_and_is_found_again_with_all_it_had() {
     let mut redis = Redis::start();
     let store = open(&redis.url());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::jobs::record::Closing;
 use crate::jobs::store::{Cause, StoreError};
 
 #[tokio::test]
@@ -91,8 +92,26 @@ async fn an_open_start_is_taken_over_past_its_deadline_by_one_and_can_move_no_mo
     let moved = one.move_intent("late", BackendName::Legacy, now + 60_000).await;
     assert!(matches!(moved, Err(StoreError::NotWritten(Cause::NoIntent))), "workers may have it by now: {moved:?}");
     assert_eq!(one.intent("late").await.unwrap().unwrap().state, IntentState::Unknown);
-    two.keep_answer(kept("late", "t")).await.unwrap();
+    // What the one that began it has seen is not all: it neither frees it nor says what came of it.
+    for refused in [one.release("late", "t").await, one.keep_answer(kept("late", "t")).await] {
+        assert!(matches!(refused, Err(StoreError::NotWritten(Cause::NoIntent))), "{refused:?}");
+    }
+    two.put_job(job("found", Some("ann")), Some(Closing::Keep(kept("late", "t")))).await.unwrap();
     one.mark_unknown("late").await.unwrap();
     assert_eq!(one.intent("late").await.unwrap().unwrap().state, IntentState::Answered, "what is known stays known");
     assert_eq!(keys(&two).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_open_start_that_was_taken_over_and_has_ended_is_nobody_elses_to_free() {
+    let redis = Redis::start();
+    let (one, two) = (open(&redis.url()), open(&redis.url()));
+    let now = Clock::system().wall_ms();
+    one.put_intent(Intent { deadline_ms: now - 1, ..claimed("own", "own") }).await.unwrap();
+    until("listed", async || redis.ask(&["ZCARD", "export-gateway:open-intents"]) == "1").await;
+    assert_eq!(two.left_open(10).await.unwrap().len(), 1);
+    two.put_job(job("found", Some("ann")), Some(Closing::Forget("own".into()))).await.unwrap();
+    until("closed", async || one.intent("own").await.unwrap().is_none()).await;
+    let freed = one.close_intent("own").await;
+    assert!(matches!(freed, Err(StoreError::NotWritten(Cause::NoIntent))), "there is a job: {freed:?}");
 }
