@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ON_REDIS := --store redis --replicas 3 --idempotent
 
-.PHONY: help demo test suites slow lint chaos chaos-short figures docs
+.PHONY: help demo test suites slow lint chaos chaos-short figures docs release bench bench-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,16 @@ lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	cargo run --locked --quiet -- check --config gateway.toml
+
+release: ## the binary for production: trained on real traffic (PGO) where the toolchain can, else plain; says which
+	bench/release.sh $(ARGS)
+
+bench: ## beside nginx, HAProxy, Envoy, Caddy and Pingora; at most 30 minutes (ARGS="S1 --peers nginx": one)
+	@test -x $(TARGET)/release/export-gateway || $(MAKE) release
+	python3 bench/run.py $(ARGS)
+
+bench-check: ## instructions and allocations per request beside the committed figures (ARGS=--accept writes them down)
+	python3 bench/check.py $(ARGS)
 
 docs: ## the crate's documentation, for reading
 	cargo doc --locked --no-deps --open

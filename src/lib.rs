@@ -22,7 +22,7 @@
 //!   `input_key`.
 //! - [`gateway`]: **the request flow**. [`gateway::serve`] and the `answer` behind it show every branch.
 //! - [`reload`]: watches the file, settles, compiles, swaps once.
-//! - [`server`]: threads, accepting, the end. [`admin`]: the second port. [`cli`]: commands; `cli::run` puts all together.
+//! - [`server`]: sockets (own or passed in), threads, accepting, the end, and a new process that takes over. [`admin`]: the second port. [`cli`]: commands; `cli::run` puts all together.
 //!
 //! # Two flows
 //!

@@ -295,3 +295,16 @@ pub const UNPOLLED_LIST: Duration = Duration::from_secs(5);
 pub const UNPOLLED_LISTED: usize = 10_000;
 /// An open job of this age that nobody has seen the end of counts as lost.
 pub const LOST_JOB: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Sockets that whoever starts the process may pass in: one per thread of the largest machines; SCM_MAX_FD of Linux is 253.
+pub const PASSED_SOCKETS: usize = 253;
+/// Longest status line for a service manager, bytes.
+pub const STATUS_LINE: usize = 256;
+/// How often the service manager is told how the gateway is, if that has changed.
+pub const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// How long a reload that was asked for may take before the service manager is told that it is over all the same.
+pub const RELOAD_WAIT: Duration = Duration::from_secs(2);
+/// How long a gateway that takes over has until it could serve: its store of a million jobs is checked meanwhile.
+pub const TAKE_OVER_PREPARE: Duration = Duration::from_secs(60);
+/// How long the two may take to answer each other once both are ready.
+pub const TAKE_OVER_STEP: Duration = Duration::from_secs(10);

@@ -8,10 +8,14 @@ use export_gateway::config;
 use export_gateway::telemetry;
 
 /// Idle WebSockets keep a quarter of the memory that they keep with glibc's, and it goes back when they close.
+#[cfg(not(feature = "system-allocator"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = export_gateway::server::upgrade::go_between() {
+        return code;
+    }
     let args = Args::parse();
     if let Some(code) = args.run_offline() {
         return code;

@@ -5,6 +5,7 @@ pub mod diff;
 pub mod explain;
 pub mod healthcheck;
 pub mod jobs;
+pub mod man;
 pub mod run;
 mod copy;
 mod source;
@@ -68,6 +69,9 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the manual page, for packagers
+    #[command(hide = true)]
+    Man,
     /// Ask the job store
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -154,6 +158,7 @@ impl Args {
                 clap_complete::generate(*shell, &mut command, "export-gateway", &mut script);
                 Some(write_out(&String::from_utf8_lossy(&script)))
             }
+            Some(Command::Man) => Some(man::run()),
             Some(Command::Jobs(JobsCommand::Show { id })) => {
                 Some(with_table(&self.config, |table| jobs::show(table, id)))
             }

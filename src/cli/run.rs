@@ -1,8 +1,12 @@
 //! `run`: puts the process together, serves, and takes it down in order.
 
+mod hand_over;
+mod supervisor;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,9 +25,13 @@ use crate::jobs::{Jobs, Settings, StoreHeld};
 use crate::limits;
 use crate::reload::{self, ReloadHandle, ReloadStatus};
 use crate::routing::table::RoutingTable;
-use crate::server::{self, Serving, Stage, listen};
+use crate::server::pulse::Pulse;
+use crate::server::sockets::{self, Passed, SocketError};
+use crate::server::upgrade::{Predecessor, TakeOverError};
+use crate::server::{self, Serving, Stage, notify};
 use crate::telemetry::access_log::{AccessLog, Format, Writer};
 use crate::telemetry::metrics::Metrics;
+use hand_over::HandOver;
 
 /// Exit code for what a person must mend outside of the file.
 const CANNOT_START: u8 = 1;
@@ -31,13 +39,10 @@ const CANNOT_START: u8 = 1;
 /// Why the process cannot start although its file is good.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("cannot listen on {address} ({key})")]
-    Listen {
-        address: std::net::SocketAddr,
-        key: &'static str,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Sockets(#[from] SocketError),
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     #[error(transparent)]
     Store(#[from] StoreHeld),
     #[error(transparent)]
@@ -70,6 +75,9 @@ struct Process {
     stage: watch::Sender<Stage>,
     signals: Signals,
     writer: Writer,
+    hand_over: HandOver,
+    predecessor: Option<Predecessor>,
+    pulse: Arc<Pulse>,
 }
 
 /// What the process is told from outside.
@@ -77,6 +85,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    upgrade: Signal,
 }
 
 impl Signals {
@@ -87,6 +96,7 @@ impl Signals {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
             hangup: on(SignalKind::hangup())?,
+            upgrade: on(SignalKind::user_defined2())?,
         })
     }
 }
@@ -105,20 +115,13 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
     let metrics = Arc::new(Metrics::new(access_log.lost())?);
     metrics.table_applied(&table);
     let dialer = Dialer::new()?;
-    let listeners = listen::bind(fixed.listen, fixed.threads).map_err(|source| StartError::Listen {
-        address: fixed.listen,
-        key: "server.listen",
-        source,
-    })?;
-    let admin_listener = std::net::TcpListener::bind(fixed.admin_listen).map_err(|source| StartError::Listen {
-        address: fixed.admin_listen,
-        key: "admin.listen",
-        source,
-    })?;
-    let jobs = Jobs::open(
-        &fixed.store,
-        Settings { keep: table.jobs.keep, key_keep: table.jobs.key_keep, clock: Clock::system() },
-    )?;
+    let (predecessor, passed, lock) = match Predecessor::meet()? {
+        Some((predecessor, passed, lock)) => (Some(predecessor), passed, lock),
+        None => (None, Passed::from_environment(&fixed)?, None),
+    };
+    let sockets = sockets::open(&fixed, passed)?;
+    let settings = Settings { keep: table.jobs.keep, key_keep: table.jobs.key_keep, clock: Clock::system() };
+    let jobs = Jobs::open_beside(&fixed.store, settings, lock)?;
     let table = Arc::new(ArcSwap::from_pointee(table));
     let gateway = Arc::new(Gateway::new(table.clone(), jobs, Lookups::start(), metrics));
     gateway.seats.bound_by_descriptors(seats);
@@ -129,16 +132,23 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Format) -> Result<(
         access_log,
         stage: stages.clone(),
         in_flight: GlobalConcurrencyLimitLayer::new(limits::REQUESTS),
+        // Sockets of systemd's are there for the next process, too.
+        passed_on: Arc::new(AtomicBool::new(sockets.kept_outside)),
+        pulse: Arc::new(Pulse::new(fixed.threads)),
     };
-    let address = listeners.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(fixed.listen);
+    let system = |what| move |source| StartError::System { what, source };
+    let address = sockets.server.first().and_then(|listener| listener.local_addr().ok()).unwrap_or(fixed.listen);
+    let loopback = fixed.admin_listen.ip().is_loopback();
+    let (hand_over, (admin_listener, listeners)) =
+        HandOver::new(sockets, serving.passed_on.clone(), fixed.threads).map_err(system("a descriptor"))?;
+    let predecessor = predecessor.map(|old| hand_over::take_its_place(old, &gateway)).transpose()?;
     let (done, all_done) = mpsc::channel(1);
-    let threads = server::start(serving, listeners, &done)
-        .map_err(|source| StartError::System { what: "a serving thread", source })?;
+    let pulse = serving.pulse.clone();
+    let threads = server::start(serving, listeners, &done).map_err(system("a serving thread"))?;
     drop(done);
     tracing::info!(%address, threads = threads.len(), version = env!("CARGO_PKG_VERSION"), "listening");
     let reload = Arc::new(ReloadStatus::default());
-    let process = Process { gateway, reload, stage, signals, writer };
-    let loopback = fixed.admin_listen.ip().is_loopback();
+    let process = Process { gateway, reload, stage, signals, writer, hand_over, predecessor, pulse };
     let ended = runtime.block_on(live(path, process, admin_listener, loopback, all_done));
     // Not dropped: that would wait for a blocking call that hangs.
     runtime.shutdown_background();
@@ -154,26 +164,41 @@ async fn live(
     mut all_done: mpsc::Receiver<()>,
 ) -> Result<(), StartError> {
     let system = |what| move |source| StartError::System { what, source };
-    admin_listener.set_nonblocking(true).map_err(system("the admin port"))?;
     let admin_listener = TcpListener::from_std(admin_listener).map_err(system("the admin port"))?;
     let address = admin_listener.local_addr().map_err(system("the admin port"))?;
     tracing::info!(%address, "admin listening");
-    let Process { gateway, reload, stage, mut signals, writer } = process;
+    let Process { gateway, reload, stage, mut signals, writer, mut hand_over, predecessor, pulse } = process;
     let watched = watch_file(path, &gateway, &reload).map_err(system("the watch on the file"))?;
-    let admin = Arc::new(Admin { gateway: gateway.clone(), reload, stage: stage.subscribe(), loopback });
+    let admin =
+        Arc::new(Admin { gateway: gateway.clone(), reload: reload.clone(), stage: stage.subscribe(), loopback });
+    let told = notify::is_wanted().then(|| tokio::spawn(supervisor::tell(admin.clone(), pulse)));
     let admin = tokio::spawn(admin::serve(admin, admin_listener));
-    loop {
-        tokio::select! {
-            _ = signals.hangup.recv() => watched.kick(),
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
-        }
+    if let Some(old) = predecessor {
+        hand_over::serving(old, gateway.clone()).map_err(system("a thread"))?;
     }
+    notify::ready();
+    let replaced = loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => supervisor::reload(&watched, &reload),
+            _ = signals.terminate.recv() => break false,
+            _ = signals.interrupt.recv() => break false,
+            _ = signals.upgrade.recv() => hand_over.begin(&gateway),
+            true = hand_over.prepared(&gateway) => break true,
+        }
+    };
+    hand_over.let_go();
     let table = gateway.table.load_full();
     let (delay, patience) = (table.server.drain_delay, table.server.drain_timeout);
     tracing::info!(delay_seconds = delay.as_secs_f64(), timeout_seconds = patience.as_secs_f64(), "draining");
-    stage.send_replace(Stage::Leaving);
-    sleep(delay).await;
+    if replaced {
+        // Another process answers to operators and to the service manager from now on.
+        admin.abort();
+        told.inspect(|told| told.abort());
+    } else {
+        notify::stopping();
+        stage.send_replace(Stage::Leaving);
+        sleep(delay).await;
+    }
     stage.send_replace(Stage::Draining);
     if timeout(patience, all_done.recv()).await.is_err() {
         tracing::warn!("drain timeout: what is still open is cut");

@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 
 use crate::gateway::core::{Core, Peer};
 use crate::http::body::{ClientBody, Gate, Upload};
-use crate::http::headers::{self, Head, Sender, X_REQUEST_ID, X_USER_ID};
+use crate::http::forwarding::{self, Sender};
+use crate::http::headers::{self, Head, X_REQUEST_ID, X_USER_ID};
 use crate::http::refusal::Refusal;
 use crate::limits;
 use crate::names::UserId;
@@ -118,7 +119,7 @@ impl Call {
                 headers.insert(table.identity.header.clone(), value.clone());
             }
         }
-        headers::write_forwarding(headers, &self.sender());
+        forwarding::write(headers, &self.sender());
         headers.insert(X_REQUEST_ID, self.id_value());
         if !headers.contains_key(header::HOST) {
             headers.insert(header::HOST, host_value(&table.legacy.url));
@@ -144,12 +145,12 @@ impl Call {
         if let Some(host) = client.get(header::HOST) {
             headers.insert(header::HOST, host.clone());
         }
-        for name in [headers::X_FORWARDED_FOR, headers::X_FORWARDED_HOST, headers::X_FORWARDED_PROTO] {
+        for name in [forwarding::X_FORWARDED_FOR, forwarding::X_FORWARDED_HOST, forwarding::X_FORWARDED_PROTO] {
             for value in client.get_all(&name) {
                 headers.append(name.clone(), value.clone());
             }
         }
-        headers::write_forwarding(&mut headers, &self.sender());
+        forwarding::write(&mut headers, &self.sender());
         // Cloudflare routes by Host: it must be the Worker's; the client's is in X-Forwarded-Host.
         headers.insert(header::HOST, host_value(&table.workers.backend.url));
         if let Some(user) = user {

@@ -175,6 +175,7 @@ fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record
     }
     let record = match upgrade {
         Some(sides) => {
+            record.own_target();
             spawn_local(run_tunnel(core.clone(), peer.clone(), *sides, record));
             None
         }

@@ -10,6 +10,7 @@ pub mod inbound;
 pub mod target;
 pub mod headers;
 pub mod framing;
+pub mod forwarding;
 pub mod downgrade;
 pub mod body;
 pub mod frames;

@@ -11,6 +11,8 @@ pub mod input_key;
 pub mod database;
 pub mod idempotency;
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,13 +43,41 @@ impl Jobs {
     /// # Errors
     /// [`StoreHeld`] when another gateway has the store.
     pub fn open(location: &StoreLocation, settings: Settings) -> Result<Jobs, StoreHeld> {
+        Jobs::open_beside(location, settings, None)
+    }
+
+    /// Opens the store beside the gateway that is taken over from, with the lock that it has passed on; else as
+    /// [`Jobs::open`]. [`Jobs::alone`] is to be called once that gateway has ended.
+    ///
+    /// # Errors
+    /// As [`Jobs::open`].
+    pub fn open_beside(location: &StoreLocation, settings: Settings, passed: Option<File>) -> Result<Jobs, StoreHeld> {
         let store = match location {
-            StoreLocation::File(path) => Store::Sqlite(SqliteStore::open(path, settings)?),
+            StoreLocation::File(path) => Store::Sqlite(SqliteStore::open_beside(path, settings, passed)?),
             StoreLocation::Redis { location, wait_replicas } => {
                 Store::Redis(RedisStore::open(location, *wait_replicas, settings))
             }
         };
         Ok(Jobs { store: Arc::new(store), cache: Arc::new(Cache::new()), owed: Owed::default() })
+    }
+
+    /// Makes ready for a gateway that takes over from this one: returns the lock for it, where the store has one.
+    /// Until [`Jobs::alone`] this gateway leaves the work of the background alone.
+    ///
+    /// # Errors
+    /// No descriptor is free, or two gateways use the embedded store already.
+    pub fn pass_on(&self) -> io::Result<Option<File>> {
+        match &*self.store {
+            Store::Sqlite(store) => store.pass_on(),
+            Store::Redis(_) => Ok(None),
+        }
+    }
+
+    /// Says that the other gateway of [`Jobs::pass_on`] or [`Jobs::open_beside`] is gone.
+    pub fn alone(&self) {
+        if let Store::Sqlite(store) = &*self.store {
+            store.alone();
+        }
     }
 
     /// Records a start before a byte of it leaves; durable when it returns.

@@ -347,18 +347,20 @@ impl Store {
         }
     }
 
-    /// Says whether other gateways may use the same store at the same time.
+    /// Says whether other gateways may use the same store at the same time: always a Redis, the embedded file only while
+    /// one gateway takes over from another.
     pub fn is_shared(&self) -> bool {
         match self {
-            Store::Sqlite(_) => false,
+            Store::Sqlite(store) => store.in_company(),
             Store::Redis(_) => true,
         }
     }
 
     /// Says whether this gateway is the one that does the work of the background; to be asked again every few seconds.
+    /// While one takes over from another on the embedded file, neither is: each would take the other's starts for left.
     pub async fn leads(&self) -> bool {
         match self {
-            Store::Sqlite(_) => true,
+            Store::Sqlite(store) => !store.in_company(),
             Store::Redis(store) => store.lead().await.unwrap_or(false),
         }
     }

@@ -4,15 +4,20 @@ pub mod connection;
 pub mod entry;
 pub mod h2;
 pub mod listen;
+pub mod notify;
 pub mod proxied;
+pub mod pulse;
+pub mod sockets;
 pub mod stack;
 pub mod streams;
 pub mod tls;
+pub mod upgrade;
 
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::runtime::{Builder, LocalOptions};
@@ -29,6 +34,8 @@ use crate::gateway::unpolled;
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::server::entry::Entry;
+use crate::server::listen::Listeners;
+use crate::server::pulse::Pulse;
 use crate::server::stack::InFlight;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::record::Recorder;
@@ -59,23 +66,27 @@ pub struct Serving {
     pub stage: watch::Receiver<Stage>,
     /// Places for requests under way.
     pub in_flight: InFlight,
+    /// Set once another process has the listening sockets, too, and serves whoever is queued there.
+    pub passed_on: Arc<AtomicBool>,
+    /// Shows that the threads go round.
+    pub pulse: Arc<Pulse>,
 }
 
-/// Starts one thread per listener; each ends when the process is draining and its connections are done, or cut, and
+/// Starts one thread per set of listeners; each ends when the process is draining and its connections are done, or cut, and
 /// then drops its `done`.
 ///
 /// # Errors
 /// The operating system refuses a thread or a runtime.
 pub fn start(
     serving: Serving,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Vec<TcpListener>>,
     done: &mpsc::Sender<()>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
-    for (number, listener) in listeners.into_iter().enumerate() {
+    for (number, listeners) in listeners.into_iter().enumerate() {
         let (serving, done) = (serving.clone(), done.clone());
         let thread = std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
-            run_thread(&serving, listener, number == 0);
+            run_thread(&serving, listeners, number);
             drop((serving, done));
         })?;
         threads.push(thread);
@@ -83,7 +94,7 @@ pub fn start(
     Ok(threads)
 }
 
-fn run_thread(serving: &Serving, listener: TcpListener, is_first: bool) {
+fn run_thread(serving: &Serving, listeners: Vec<TcpListener>, number: usize) {
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -91,12 +102,12 @@ fn run_thread(serving: &Serving, listener: TcpListener, is_first: bool) {
             return;
         }
     };
-    runtime.block_on(serve(serving, listener, is_first));
+    runtime.block_on(serve(serving, listeners, number));
 }
 
-async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+async fn serve(serving: &Serving, listeners: Vec<TcpListener>, number: usize) {
+    let listener = match Listeners::new(listeners) {
+        Ok(listeners) => listeners,
         Err(error) => {
             tracing::error!(%error, "a listener could not be used");
             return;
@@ -108,15 +119,19 @@ async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
         requests: crate::telemetry::metrics::RequestMetrics::default(),
     };
     let core = Rc::new(Core::new(serving.gateway.clone(), Client::new(serving.dialer.clone()), recorder));
-    let keeper = spawn_local(keep(core.clone()));
+    let keeper = spawn_local(keep(core.clone(), serving.pulse.clone(), number));
     let background =
-        is_first.then(|| [spawn_local(ask_open_starts(core.clone())), spawn_local(unpolled::watch(core.clone()))]);
+        (number == 0).then(|| [spawn_local(ask_open_starts(core.clone())), spawn_local(unpolled::watch(core.clone()))]);
     let mut stage = serving.stage.clone();
     tokio::select! {
         () = accept(serving, &core, &listener) => {}
         _ = stage.wait_for(|stage| *stage >= Stage::Draining) => {}
     }
-    accept_queued(serving, &core, listener).await;
+    if serving.passed_on.load(Ordering::Acquire) {
+        drop(listener);
+    } else {
+        accept_queued(serving, &core, listener).await;
+    }
     core.tunnels.close_all();
     tokio::select! {
         () = core.tasks.none_left() => {}
@@ -131,7 +146,7 @@ async fn serve(serving: &Serving, listener: TcpListener, is_first: bool) {
 }
 
 /// Accepts until it is dropped.
-async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpListener) {
+async fn accept(serving: &Serving, core: &Rc<Core>, listener: &Listeners) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => admit(serving, core, stream, address),
@@ -145,7 +160,7 @@ async fn accept(serving: &Serving, core: &Rc<Core>, listener: &tokio::net::TcpLi
 }
 
 /// Takes what the kernel has queued and what is on its way there, then closes the listener.
-async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: tokio::net::TcpListener) {
+async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: Listeners) {
     let last = async |limit| {
         let until = Instant::now() + limit;
         while let Ok(Ok((stream, address))) =
@@ -155,7 +170,7 @@ async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: tokio::net:
         }
     };
     last(limits::LAST_ACCEPTS).await;
-    listen::begin_no_more(&listener);
+    listener.begin_no_more();
     last(limits::LAST_HANDSHAKES).await;
 }
 
@@ -205,27 +220,28 @@ fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, addr
 /// Asks workers for the starts that an earlier process left open, until workers could be reached; where others share
 /// the store, for those that any of them leaves open, for as long as the thread serves.
 async fn ask_open_starts(core: Rc<Core>) {
-    while core.gateway.jobs.store().is_shared() {
-        sleep(limits::ASK_AGAIN_PAUSE).await;
-        let table = core.gateway.table.load_full();
-        if core.gateway.jobs.store().leads().await {
-            again::ask_open(&core, &table).await;
-        }
-    }
-    for _ in 0..limits::ASK_AGAIN_TRIES {
-        let table = core.gateway.table.load_full();
-        if again::ask_open(&core, &table).await == Left::Nothing {
-            return;
+    let mut tries = 0;
+    while tries < limits::ASK_AGAIN_TRIES {
+        let (table, store) = (core.gateway.table.load_full(), core.gateway.jobs.store());
+        // An embedded file is shared only while one gateway takes over from another: then it is nobody's turn.
+        let is_shared = store.is_shared();
+        let left = again::ask_open(&core, &table).await;
+        if !is_shared {
+            tries += 1;
+            if left == Left::Nothing {
+                return;
+            }
         }
         sleep(limits::ASK_AGAIN_PAUSE).await;
     }
 }
 
-/// Flushes the log and closes idle backend connections, for as long as the thread serves.
-async fn keep(core: Rc<Core>) {
+/// Flushes the log and closes idle backend connections, for as long as the thread serves, and shows that it does.
+async fn keep(core: Rc<Core>, pulse: Arc<Pulse>, number: usize) {
     let mut ticks = interval(limits::LOG_FLUSH);
     loop {
         ticks.tick().await;
+        pulse.beat(number);
         core.recorder.lines.flush();
         let table = core.gateway.table.load_full();
         core.client.sweep(&table.legacy, &table.workers.backend);

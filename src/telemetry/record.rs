@@ -130,6 +130,15 @@ impl Record {
         }
     }
 
+    /// Copies the target out of the request head's buffer: a record that lives as long as a WebSocket would keep all of
+    /// the buffer, 8 KiB, for a path.
+    pub fn own_target(&mut self) {
+        // It has been a target, so it is one.
+        if let Some(Ok(own)) = self.target.as_ref().map(|target| target.as_str().parse()) {
+            self.target = Some(own);
+        }
+    }
+
     /// Says whether the answer's body stays behind.
     pub fn is_head(&self) -> bool {
         self.method == Method::HEAD

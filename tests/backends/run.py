@@ -25,6 +25,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["legacy", "workers", "runpod"])
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     parser.add_argument("--data", help="folder of the part's data; default: a temporary one")
     parser.add_argument("--runpod-url", default="http://127.0.0.1:8001")
     parser.add_argument("--seconds", default="3", help="runpod: how long a job takes")
@@ -42,6 +43,7 @@ def become_python_part(options: argparse.Namespace) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": str(HERE),
+        "HOST": options.host,
         "PORT": str(options.port),
         "STAY": "1" if options.stay else "0",
         "LEGACY_DATA": options.data or "",
@@ -66,7 +68,7 @@ def run_workers(options: argparse.Namespace) -> int:
             PARTS / "workerd",
             "serve",
             HERE / "workers" / "config.capnp",
-            f"--socket-addr=http=127.0.0.1:{options.port}",
+            f"--socket-addr=http={options.host}:{options.port}",
             f"--directory-path=do-disk={disk}",
             f"--control-fd={write}",
         ],

@@ -49,7 +49,7 @@ def end_with_stdin() -> None:
 def serve(app: Callable, port: int, stay: bool) -> None:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
+    listener.bind((os.environ.get("HOST", "127.0.0.1"), port))
     config = uvicorn.Config(
         app,
         http=Protocol,

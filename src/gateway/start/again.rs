@@ -39,6 +39,10 @@ pub async fn ask_open(core: &Core, table: &RoutingTable) -> Left {
         return Left::Nothing;
     }
     loop {
+        // Asked again for each batch: the next one may be another gateway's turn.
+        if !core.gateway.jobs.store().leads().await {
+            return Left::Some;
+        }
         let open = match core.gateway.jobs.store().left_open(limits::ASK_AGAIN_BATCH).await {
             Ok(open) => open,
             Err(error) => {

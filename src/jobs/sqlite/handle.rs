@@ -1,9 +1,11 @@
 //! What callers hold of the embedded store: queues to its threads and the state they share.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -11,8 +13,8 @@ use uuid::Uuid;
 
 use super::ops::Op;
 use super::reader::{Reader, Readers};
-use super::writer::{self, Message, Write, Writer};
-use super::{intents, rows};
+use super::writer::{Message, Write, Writer};
+use super::{intents, lock, rows};
 use crate::jobs::clock::Clock;
 use crate::jobs::record::{Closing, Intent, Job, JobState, Kept};
 use crate::jobs::store::{Cause, StoreError};
@@ -57,9 +59,21 @@ pub(super) struct Shared {
     pub(super) generation: AtomicU64,
     /// Set by a reader that met damage; the writer then repairs.
     pub(super) damaged: AtomicBool,
+    /// The lock beside the store, once it is taken.
+    lock: Mutex<Option<File>>,
+    /// Whether the process that this one takes over from, or hands over to, has the store open, too.
+    company: AtomicBool,
 }
 
 impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<File>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn in_company(&self) -> bool {
+        self.company.load(Ordering::Acquire)
+    }
+
     pub(super) fn set_health(&self, health: Result<(), Cause>) {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
     }
@@ -85,6 +99,21 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreHeld`] when another gateway has the store.
     pub fn open(path: &Path, settings: Settings) -> Result<SqliteStore, StoreHeld> {
+        SqliteStore::open_beside(path, settings, None)
+    }
+
+    /// Opens the store that another process has passed its lock of, and still uses; else as [`SqliteStore::open`].
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`]; a lock of another store counts for nothing.
+    pub fn open_beside(path: &Path, settings: Settings, passed: Option<File>) -> Result<SqliteStore, StoreHeld> {
+        let passed = passed.filter(|passed| lock::belongs_to(passed, path));
+        let company = AtomicBool::new(passed.is_some());
+        let held = match passed.map_or_else(|| lock::take(path), Ok) {
+            Ok(held) => Some(held),
+            Err(Cause::Locked(lock)) => return Err(StoreHeld { store: path.to_owned(), lock }),
+            Err(_retried_by_the_writer) => None,
+        };
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             run: Uuid::now_v7().as_u64_pair().1.cast_signed(),
@@ -95,15 +124,12 @@ impl SqliteStore {
             key_keep_ms: AtomicU64::new(millis(settings.key_keep)),
             generation: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
+            lock: Mutex::new(held),
+            company,
         });
-        let lock = match writer::lock(path) {
-            Ok(lock) => Some(lock),
-            Err(Cause::Locked(lock)) => return Err(StoreHeld { store: path.to_owned(), lock }),
-            Err(_retried_by_the_writer) => None,
-        };
         let (writes, queue) = mpsc::sync_channel(limits::STORE_QUEUE);
         let (opened, first) = mpsc::sync_channel(1);
-        let mut writer = Writer::new(Arc::clone(&shared), lock);
+        let mut writer = Writer::new(Arc::clone(&shared));
         let run = move || {
             writer.ready();
             // Nobody listens when the first attempt took too long.
@@ -114,6 +140,27 @@ impl SqliteStore {
         let _ = first.recv_timeout(limits::STORE_WAIT);
         let readers = Readers::start(&shared);
         Ok(SqliteStore { shared, writes, readers })
+    }
+
+    /// Says that another process is about to use the store, too, and returns the lock for it; `None`: there is none yet.
+    ///
+    /// # Errors
+    /// No descriptor is free, or two processes use the store already.
+    pub(crate) fn pass_on(&self) -> io::Result<Option<File>> {
+        let lock = self.shared.lock().as_ref().map(File::try_clone).transpose()?;
+        if self.shared.company.swap(true, Ordering::AcqRel) {
+            return Err(io::Error::other("the gateway that this one took over from has not ended yet"));
+        }
+        Ok(lock)
+    }
+
+    /// Says that no other process uses the store any more.
+    pub(crate) fn alone(&self) {
+        self.shared.company.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn in_company(&self) -> bool {
+        self.shared.in_company()
     }
 
     pub(crate) async fn put_intent(&self, intent: Intent) -> Result<(), StoreError> {

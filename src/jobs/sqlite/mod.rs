@@ -6,6 +6,7 @@
 mod expiry;
 mod handle;
 pub(crate) mod intents;
+mod lock;
 mod ops;
 mod reader;
 mod rescue;

@@ -1,6 +1,6 @@
 //! The writing thread of the embedded store: group commit, recovery, and expiry when it has nothing else to do.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use super::handle::Shared;
 use super::ops::{Op, apply};
 use super::reader::is_damage;
 use super::rows::{self, Effect};
-use super::{rescue, schema};
+use super::{lock, rescue, schema};
 use crate::jobs::store::{Cause, StoreError};
 use crate::limits;
 
@@ -36,12 +36,13 @@ pub(super) struct Write {
 /// Owns the connection that writes.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    lock: Option<File>,
     open: Option<Opened>,
     /// Monotonic time of the next attempt to open.
     retry_at: Duration,
     /// The file's structure is checked once per process, and again after damage.
     checked: bool,
+    /// Monotonic time of the next count of open jobs, while another process writes, too.
+    recount_at: Option<Duration>,
     expiry: Expiry,
 }
 
@@ -52,9 +53,9 @@ struct Opened {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, lock: Option<File>) -> Writer {
+    pub(super) fn new(shared: Arc<Shared>) -> Writer {
         let expiry = Expiry::new(&shared.clock);
-        Writer { shared, lock, open: None, retry_at: Duration::ZERO, checked: false, expiry }
+        Writer { shared, open: None, retry_at: Duration::ZERO, checked: false, recount_at: None, expiry }
     }
 
     /// Serves the queue until it is closed.
@@ -77,6 +78,7 @@ impl Writer {
                 return;
             }
             self.expire();
+            self.recount();
         }
     }
 
@@ -110,22 +112,28 @@ impl Writer {
 
     fn try_open(&mut self) -> Result<Opened, Cause> {
         let path = &self.shared.path;
-        if self.lock.is_none() {
-            self.lock = Some(lock(path)?);
+        {
+            let mut held = self.shared.lock();
+            if held.is_none() {
+                *held = Some(lock::take(path)?);
+            }
         }
-        rescue::complete(path)?;
+        // Files are exchanged by one process alone: the other would go on writing into what was set aside.
+        let in_company = self.shared.in_company();
+        if !in_company {
+            rescue::complete(path)?;
+        }
         let mut opened = schema::open_for_writing(path).and_then(|conn| self.check(conn));
         if let Err(Cause::Sqlite(error)) = &opened
             && is_damage(error)
+            && !in_company
         {
             rescue::set_aside(path, self.shared.clock.wall_ms())?;
             opened = schema::open_for_writing(path).and_then(|conn| self.check(conn));
         }
         let conn = opened?;
         self.checked = true;
-        for (count, counted) in self.shared.open.iter().zip(rows::open_counts(&conn)?) {
-            count.store(counted, Ordering::Relaxed);
-        }
+        self.set_counts(rows::open_counts(&conn)?);
         // Makes the new files' names durable too: SQLite syncs the files, not always their folder.
         sync_folder(path)?;
         Ok(Opened { conn, identity: identity(path) })
@@ -203,6 +211,28 @@ impl Writer {
         }
     }
 
+    fn set_counts(&self, counted: [i64; 2]) {
+        for (count, counted) in self.shared.open.iter().zip(counted) {
+            count.store(counted, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts open jobs anew while another process writes, and once more when it is gone.
+    fn recount(&mut self) {
+        let in_company = self.shared.in_company();
+        let now = self.shared.clock.monotonic();
+        let is_due = match self.recount_at {
+            Some(at) => !in_company || now >= at,
+            None => in_company,
+        };
+        let Some(opened) = self.open.as_ref().filter(|_| is_due) else { return };
+        match rows::open_counts(&opened.conn) {
+            Ok(counted) => self.set_counts(counted),
+            Err(error) => return self.failed(error.into()),
+        }
+        self.recount_at = in_company.then(|| now + limits::STORE_RETRY);
+    }
+
     fn expire(&mut self) {
         let Some(opened) = &self.open else { return };
         let read = |ms: &AtomicU64| Duration::from_millis(ms.load(Ordering::Relaxed));
@@ -217,6 +247,9 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.set_health(Err(Cause::Closed));
+        self.open = None;
+        // Only now: whoever gets the lock finds the file closed.
+        *self.shared.lock() = None;
     }
 }
 
@@ -296,21 +329,6 @@ fn answer(write: Write, result: Result<bool, StoreError>) {
         (Some(reply), result) => drop(reply.send(result)),
         (None, Err(error)) => tracing::warn!(error = error.line(), "a write of the job store failed"),
         (None, Ok(_)) => {}
-    }
-}
-
-/// Makes the store's folder and takes the lock beside the store.
-pub(super) fn lock(store: &Path) -> Result<File, Cause> {
-    if let Some(folder) = store.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|source| file_cause(folder, source))?;
-    }
-    let path = beside(store, ".lock");
-    // Appending keeps a lock file that somebody else made, whatever is in it.
-    let file = File::options().create(true).append(true).open(&path).map_err(|source| file_cause(&path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Cause::Locked(path)),
-        Err(TryLockError::Error(source)) => Err(file_cause(&path, source)),
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Gateway {
     environment: Vec<(String, String)>,
     hosts: Option<PathBuf>,
     process: Process,
+    /// The process that has taken over.
+    successor: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -96,7 +98,7 @@ impl Gateway {
         fs::write(&config, text).unwrap();
         let environment: Vec<_> = environment.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         let process = Process::start(&config, &environment, hosts.as_deref());
-        Gateway { folder, environment, hosts, process }
+        Gateway { folder, environment, hosts, process, successor: None }
     }
 
     /// Returns the address clients use.
@@ -244,6 +246,32 @@ impl Gateway {
         self.process.child.wait().unwrap();
     }
 
+    /// Has a new process take over, and returns its id once it serves; it is ended with this value, too.
+    pub fn upgrade(&mut self) -> u32 {
+        self.signal("USR2");
+        self.event("upgrade: the new process serves, this one drains");
+        self.take_note_of_successor();
+        self.successor()
+    }
+
+    /// Looks up which process was the last to take over.
+    pub fn take_note_of_successor(&mut self) {
+        let last = self.event("upgrade: the new process serves, this one drains");
+        self.successor = last["pid"].as_u64().map(|pid| pid as u32);
+    }
+
+    /// Returns the id of the process that has taken over.
+    pub fn successor(&self) -> u32 {
+        self.successor.expect("an upgrade")
+    }
+
+    /// Waits for the end of the process that has taken over.
+    pub fn wait_successor(&mut self, limit: Duration) {
+        let pid = self.successor();
+        within(limit, "the end of the new process", || (!is_running(pid)).then_some(()));
+        self.successor = None;
+    }
+
     /// Starts the gateway again with its file and store; both addresses are new where they are port 0.
     pub fn restart(&mut self) {
         let _ = self.process.child.kill();
@@ -257,6 +285,9 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.process.child.kill();
         let _ = self.process.child.wait();
+        if let Some(pid) = self.successor.filter(|pid| is_running(*pid)) {
+            signal(pid, "KILL");
+        }
         if thread::panicking() {
             let log = self.stderr_text();
             let lines: Vec<_> = log.lines().rev().take(60).collect();
@@ -299,6 +330,12 @@ impl Process {
         });
         Process { child, addr, admin, stderr, access }
     }
+}
+
+/// Says whether there is a process that has not ended; one that nobody has collected counts as ended.
+pub fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Returns a command of the gateway's binary, for its command line.

@@ -8,6 +8,13 @@ use super::eventually;
 use super::gateway::{Backends, Gateway, set};
 use super::parts::{Part, Set, header_of};
 
+/// Has the client say which file it is, so that no folder is missed.
+pub fn no_look_up(table: &mut Table) {
+    let mut input_key = Table::new();
+    set(&mut input_key, "field", "input_key");
+    set(table, "exports.overlay.input_key", input_key);
+}
+
 /// Returns the set's backends with another one in workers' place.
 pub fn workers_at(parts: &Set, url: impl Into<String>) -> Backends {
     Backends { workers: url.into(), ..Backends::from(parts) }

@@ -1,5 +1,6 @@
 //! The embedded store on real files.
 
+mod company;
 mod crash;
 mod damage;
 mod expiry;
