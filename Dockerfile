@@ -31,7 +31,7 @@ RUN mkdir src \
     && rm -r src
 
 # A profile (`make release` leaves one) makes the binary faster:
-#   docker build --build-arg PGO_PROFILE=merged.profdata .
+#   docker build --build-arg PGO_PROFILE=export-gateway.profdata .
 # It must come from the toolchain of RUST_IMAGE. Left out: a plain release build. (Cargo.toml is there so that
 # there is always something to copy.)
 ARG PGO_PROFILE=

@@ -11,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mode=${PGO:-auto}
 target=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}")
 binary=$target/release/export-gateway
+profile=export-gateway.profdata # Beside the source, for builds in containers: --build-arg PGO_PROFILE=export-gateway.profdata
 host=$(rustc -vV | sed -n 's/^host: //p')
 llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 
@@ -27,9 +28,11 @@ profdata() {
     return 1
 }
 
-build() { # build FOLDER FLAG: with a target of its own, so that build scripts and macros are not instrumented
-    RUSTFLAGS="${RUSTFLAGS:-} $2" CARGO_TARGET_DIR=$target/pgo/$1 \
-        cargo build --release --locked --target "$host" "${cargo[@]}"
+# build FOLDER FLAG. Without cargo's --target, whose functions have other names: the profile would be of no use to a build
+# without it. So build scripts and macros are instrumented, too; their profiles are thrown away.
+build() {
+    RUSTFLAGS="${RUSTFLAGS:-} $2" CARGO_TARGET_DIR=$target/pgo/$1 LLVM_PROFILE_FILE=$target/pgo/build-scripts/%m.profraw \
+        cargo build --release --locked "${cargo[@]}"
 }
 
 with_profile() {
@@ -44,14 +47,14 @@ with_profile() {
     say "2/3 a training run between the real parts"
     # %m: one file per binary, merged by the processes themselves.
     LLVM_PROFILE_FILE=$profiles/%m-%p.profraw \
-        python3 bench/train.py --gateway "$target/pgo/generate/$host/release/export-gateway" >&2 ||
+        python3 bench/train.py --gateway "$target/pgo/generate/release/export-gateway" >&2 ||
         { why="the training run failed"; return 1; }
-    "$tool" merge --output="$profiles/merged.profdata" "$profiles"/*.profraw ||
-        { why="the profiles could not be merged"; return 1; }
+    "$tool" merge --output="$profile" "$profiles"/*.profraw || { why="the profiles could not be merged"; return 1; }
     say "3/3 the build that uses its profile"
-    build use "-Cprofile-use=$profiles/merged.profdata" || { why="the build with the profile failed"; return 1; }
+    rm -rf "$target/pgo/use" # Cargo does not see that a profile has changed.
+    build use "-Cprofile-use=$PWD/$profile" || { why="the build with the profile failed"; return 1; }
     # Not cp: cargo's own file may be hard-linked there.
-    mkdir -p "$target/release" && install -m 755 "$target/pgo/use/$host/release/export-gateway" "$binary"
+    mkdir -p "$target/release" && install -m 755 "$target/pgo/use/release/export-gateway" "$binary"
 }
 
 cargo=("$@")
