@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ON_REDIS := --store redis --replicas 3 --idempotent
 
-.PHONY: help demo test lint chaos chaos-short figures docs release deb deploy-test bench bench-check
+.PHONY: help demo test suites slow lint chaos chaos-short figures docs release deb deploy-test bench bench-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,13 @@ figures: ## what the documentation states: store faults, a rolling restart, a mi
 	python3 tests/chaos/figures.py --gateway $(TARGET)/release/export-gateway
 	$(TARGET)/release/examples/store_bench
 	cargo test --locked --test it -- --nocapture an_open_circuit_adds of_a_thousand_starts
+
+suites: ## the HTTP cases (tests/it/rfc) against nginx and haproxy, too, as tables (needs both: Debian packages)
+	cargo test --locked --test it rfc:: -- --include-ignored --nocapture --test-threads 1
+
+slow: ## 9,000 idle and slow clients beside a healthy one
+	cargo build --release --locked
+	python3 bench/slow_clients.py --gateway $(TARGET)/release/export-gateway
 
 lint: ## rustfmt, clippy, rustdoc, and `check` on every TOML shipped
 	cargo fmt --check

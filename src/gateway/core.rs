@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -16,6 +15,7 @@ use crate::backends::circuit::Circuit;
 use crate::backends::client::Client;
 use crate::gateway::ids::Ids;
 use crate::gateway::search::Search;
+use crate::gateway::seats::{Seat, Seats, Turned};
 use crate::gateway::unpolled::Polls;
 use crate::http::body::{BodyEnd, Budget};
 use crate::http::inbound::Progress;
@@ -47,10 +47,10 @@ pub struct Gateway {
     pub unknown_sockets: Semaphore,
     /// Bytes held for intercepted requests.
     pub budget: Arc<Budget>,
-    /// Client connections that are open.
-    pub connections: AtomicUsize,
-    /// Requests that share a connection of HTTP/2, the first of each not counted: they take places of connections.
-    pub shared: AtomicUsize,
+    /// Client connections that are open, in all and by address.
+    pub seats: Seats,
+    /// Client connections that were not served.
+    pub turned: Turned,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// Wall and monotonic time.
@@ -69,8 +69,8 @@ impl Gateway {
             polls: Polls::default(),
             unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
             budget: Arc::default(),
-            connections: AtomicUsize::new(0),
-            shared: AtomicUsize::new(0),
+            seats: Seats::default(),
+            turned: Turned::default(),
             metrics,
             clock: Clock::system(),
         }
@@ -157,52 +157,21 @@ pub struct Peer {
     pub end: BodyEnd,
     /// What the connection is waiting for.
     pub progress: Arc<Progress>,
+    /// Whether the address is a proxy's that did not say whose the connection is: then it stands for nobody, and no
+    /// trust follows from it.
+    pub is_nameless: bool,
     /// Holds the connection's place under `limits.connections`.
     pub seat: Rc<Seat>,
 }
 
-/// A place under `limits.connections`, given back when the connection ends.
-#[derive(Debug)]
-pub struct Seat(Arc<Gateway>);
-
-impl Seat {
-    /// Takes a place; `None` when `limit` connections are open.
-    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<Seat> {
-        let taken = gateway.connections.fetch_add(1, Ordering::Relaxed);
-        gateway.metrics.connections_open.inc();
-        let seat = Seat(gateway.clone());
-        (taken + gateway.shared.load(Ordering::Relaxed) < limit).then_some(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.connections_open.dec();
-    }
-}
-
-/// A place under `limits.connections` for a further request on a connection of HTTP/2: every request may need a
-/// connection to a backend.
-#[derive(Debug)]
-pub struct SharedSeat(Arc<Gateway>);
-
-impl SharedSeat {
-    /// Takes a place; `None` when connections and such requests fill the `limit`.
-    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<SharedSeat> {
-        let taken = gateway.shared.fetch_add(1, Ordering::Relaxed);
-        let seat = SharedSeat(gateway.clone());
-        (taken + gateway.connections.load(Ordering::Relaxed) < limit).then_some(seat)
-    }
-}
-
-impl Drop for SharedSeat {
-    fn drop(&mut self) {
-        self.0.shared.fetch_sub(1, Ordering::Relaxed);
+impl Peer {
+    /// Says whether the connection comes from one of these networks.
+    pub fn is_in(&self, networks: &[IpNet]) -> bool {
+        !self.is_nameless && is_in(networks, self.address)
     }
 }
 
 /// Says whether an address is in one of the networks; IPv4 that comes as IPv6 counts as IPv4.
-pub fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     !networks.is_empty() && networks.iter().any(|network| network.contains(&address.to_canonical()))
 }

@@ -10,6 +10,7 @@ pub mod pass;
 pub mod start;
 pub mod status;
 pub mod search;
+pub mod seats;
 pub mod socket;
 pub mod unpolled;
 
@@ -38,7 +39,6 @@ use crate::telemetry::record::{Record, RouteName};
 
 /// Answers one request, whatever happens.
 pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Box<Request<Incoming>>) -> Response<ReplyBody> {
-    peer.progress.begin(request.version());
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
     let record = Box::new(Record::begin(core.recorder.clone(), &request, peer.address_value.clone(), request_id));
@@ -154,6 +154,10 @@ fn preflight(table: &RoutingTable, request: &Request<Incoming>) -> Reply {
 /// Hands the answer to the connection; from here on its record is written when its last byte has left.
 fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record>) -> Response<ReplyBody> {
     let Reply { mut head, mut content, upgrade, origin, lease, held } = reply;
+    peer.progress.interim.give_up();
+    if upgrade.is_none() {
+        peer.progress.stays_http();
+    }
     record.status = Some(head.status.as_u16());
     // Ours, not the backend's (RFC 9110, 2.5): a client takes 1.0 for the end of the connection.
     head.version = Version::HTTP_11;

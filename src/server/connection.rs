@@ -1,13 +1,11 @@
 //! One client connection that speaks HTTP/1.1: hyper, the time a client has for a request head, and the end.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
@@ -15,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
-use crate::gateway::core::{Core, Peer, Seat};
+use crate::gateway::core::Core;
 use crate::http::body::BodyEnd;
 use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
@@ -24,6 +22,7 @@ use crate::http::socket::Socket;
 use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
+use crate::server::entry::Guest;
 use crate::server::stack::{self, InFlight};
 
 /// How a connection came to its end.
@@ -49,23 +48,14 @@ pub async fn serve(
     core: Rc<Core>,
     in_flight: InFlight,
     socket: Socket,
-    address: SocketAddr,
-    seat: Seat,
+    guest: Guest,
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
     let progress = Progress::new(socket.peek_handle());
-    let scheme = socket.scheme();
-    let ip = address.ip().to_canonical();
-    let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-    let peer = Rc::new(Peer {
-        address: ip,
-        address_value,
-        scheme,
-        end: BodyEnd::Framing,
-        progress: progress.clone(),
-        seat: Rc::new(seat),
-    });
+    let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    progress.interim.written_by(&task);
+    let peer = guest.peer(socket.scheme(), BodyEnd::Framing, progress.clone());
     let io = TokioIo::new(Inbound::new(socket, progress.clone()));
     let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();

@@ -34,6 +34,7 @@ pub fn service(
     });
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let (mut stack, core, peer) = (stack.clone(), core.clone(), peer.clone());
+        peer.progress.begin(&request);
         let request = Box::new(request);
         async move {
             match place(&mut stack) {
