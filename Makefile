@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ON_REDIS := --store redis --replicas 3 --idempotent
 
-.PHONY: help demo test lint fuzz chaos chaos-short figures docs release bench bench-check
+.PHONY: help demo test suites slow lint fuzz chaos chaos-short figures docs release deb deploy-test bench bench-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,8 @@ test: ## everything: formatting, lints, unit tests, and the real binary between 
 	$(MAKE) lint
 	tests/backends/setup.sh
 	tests/backends/redis.sh
+	tests/deploy/setup.sh
+	tests/deploy/validators.py --quick
 	cargo test --locked
 	$(MAKE) chaos-short
 
@@ -40,6 +42,13 @@ figures: ## what the documentation states: store faults, a rolling restart, a mi
 	$(TARGET)/release/examples/store_bench
 	cargo test --locked --test it -- --nocapture an_open_circuit_adds of_a_thousand_starts
 
+suites: ## the HTTP cases (tests/it/rfc) against nginx and haproxy, too, as tables (needs both: Debian packages)
+	cargo test --locked --test it rfc:: -- --include-ignored --nocapture --test-threads 1
+
+slow: ## 9,000 idle and slow clients beside a healthy one
+	cargo build --release --locked
+	python3 bench/slow_clients.py --gateway $(TARGET)/release/export-gateway
+
 lint: ## rustfmt, clippy, rustdoc, dependencies (deny.toml), and `check` on every TOML shipped
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -61,6 +70,14 @@ bench: ## beside nginx, HAProxy, Envoy, Caddy and Pingora; at most 30 minutes (A
 
 bench-check: ## instructions and allocations per request beside the committed figures (ARGS=--accept writes them down)
 	python3 bench/check.py $(ARGS)
+
+deb: ## the Debian package of what `make release` makes, into target/ (needs `cargo install cargo-deb`)
+	$(MAKE) release
+	deploy/debian/assets.sh $(TARGET)/release/export-gateway $(TARGET)/release/packaging
+	cargo deb --no-build --output $(TARGET)
+
+deploy-test: ## build and exercise all of deploy/: as root on Debian 12, half an hour (ARGS="--only image compose")
+	python3 tests/deploy/deploy_test.py $(ARGS)
 
 docs: ## the crate's documentation, for reading
 	cargo doc --locked --no-deps --open

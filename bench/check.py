@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A guard against getting slower that no clock disturbs: instructions and allocations per request, beside bench/baseline.json.
+"""A guard against getting slower that no clock disturbs: instructions and allocations per request, and bytes per idle WebSocket,
+beside bench/baseline.json.
 
     make bench-check                       fails where a figure is more than 5 % above the committed one
     make bench-check ARGS=--accept         writes the figures down instead
 
 A plain release build with the system's allocator runs under valgrind: callgrind counts the instructions of a GET of 1 KiB, of a
-start and of a status poll (the whole process, the kernel left out), DHAT the allocations. Compilers differ: figures of
+start and of a status poll (the whole process, the kernel left out), DHAT the allocations and the bytes. Compilers differ: figures of
 another rustc than the committed ones' are compared all the same, and it is said.
 """
 
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ class Check:
     def __init__(self, binary: str, folder: Path, is_told_where: bool) -> None:
         self.binary, self.folder, self.is_told_where = binary, folder, is_told_where
         upstream, self.load_tool = setup.crate("tools", "upstream", "load")
-        self.port = peers.free_port()
+        self.port, self.runs = peers.free_port(), 0
         self.core = max(os.sched_getaffinity(0))
         self.upstream = peers.start([upstream, str(self.port), "x"], self.core, folder, "upstream")
 
@@ -75,7 +77,7 @@ class Check:
         return proxy
 
     def ask(self, proxy: Proxy, spec: dict[str, Any], requests: int, around: Any = None) -> None:
-        whole = {**spec, "address": proxy.address, "connections": CONNECTIONS, "requests": requests, "seconds": 600}
+        whole = {"connections": CONNECTIONS, "requests": requests, "seconds": 600, **spec, "address": proxy.address}
         with Load(self.load_tool, self.core, whole) as load:
             if around:
                 around("on")
@@ -110,22 +112,37 @@ class Check:
         """Allocations per request, by scenario: what a run with more requests has more than one with fewer."""
         counted = {}
         for name in ("S1 GET 1 KiB", "S5 start", "S6 status poll"):
-            few, many = (self.blocks(name, requests) for requests in (WARM, WARM + COUNTED))
+            few, many = (
+                self.dhat(r"Total:\s+[\d,]+ bytes in ([\d,]+) blocks", requests, lambda proxy: specs(proxy)[name])
+                for requests in (WARM, WARM + COUNTED)
+            )
             counted[name] = round((many - few) / COUNTED, 2)
             print(f"  {name:16} {counted[name]:9.2f} allocations a request", flush=True)
         return counted
 
-    def blocks(self, name: str, requests: int) -> int:
-        proxy = self.run(f"dhat-{name[:2]}-{requests}", "--tool=dhat", "--dhat-out-file=dhat.json")
+    def bytes(self) -> dict[str, int]:
+        """Bytes that an idle WebSocket keeps, allocator's overhead left out: what more of them have more at the peak."""
+        idle = {"websocket": True, "paths": ["/ws/1"], "expect": {"contains": ""}, "at_once": 4, "seconds": 1}
+        few, many = (
+            self.dhat(r"At t-gmax:\s+([\d,]+) bytes", 0, lambda _: {**idle, "connections": count}) for count in (100, 600)
+        )
+        kept = round((many - few) / 500)
+        print(f"  S4 WebSocket     {kept:9,} bytes kept", flush=True)
+        return {"S4 idle WebSocket": kept}
+
+    def dhat(self, figure: str, requests: int, spec: Callable[[Proxy], dict[str, Any]]) -> int:
+        """A figure that DHAT prints at the end of a run."""
+        self.runs += 1
+        proxy = self.run(f"dhat-{self.runs}", "--tool=dhat", "--dhat-out-file=dhat.json")
         try:
-            self.ask(proxy, specs(proxy)[name], requests)
+            self.ask(proxy, spec(proxy), requests)
         finally:
             proxy.end()
         said = (proxy.folder / "output").read_text(errors="replace")
-        total = re.search(r"Total:\s+[\d,]+ bytes in ([\d,]+) blocks", said)
-        if not total:
-            raise Broken(f"DHAT gave no total:\n{said[-2000:]}")
-        return int(total[1].replace(",", ""))
+        found = re.search(figure, said)
+        if not found:
+            raise Broken(f"DHAT gave no figure:\n{said[-2000:]}")
+        return int(found[1].replace(",", ""))
 
 
 def compare(now: dict[str, Any], then: dict[str, Any]) -> bool:
@@ -133,8 +150,8 @@ def compare(now: dict[str, Any], then: dict[str, Any]) -> bool:
     if now["rustc"] != then["rustc"]:
         print(f"the committed figures are of {then['rustc']}, these of {now['rustc']}")
     is_good = True
-    print("\n| per request | now | committed | change |\n| --- | --- | --- | --- |")
-    for kind in ("instructions", "allocations"):
+    print("\n| per request or WebSocket | now | committed | change |\n| --- | --- | --- | --- |")
+    for kind in ("instructions", "allocations", "bytes"):
         for name, figure in now[kind].items():
             old = then[kind][name]
             change = figure / old - 1
@@ -155,6 +172,7 @@ def main() -> int:
         check = Check(build(), folder, options.where)
         rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
         now = {"rustc": rustc, "instructions": check.instructions(), "allocations": check.allocations()}
+        now["bytes"] = check.bytes()
         if options.accept:
             BASELINE.write_text(json.dumps(now, indent=1) + "\n")
             print(f"written to {BASELINE}")

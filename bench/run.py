@@ -45,6 +45,9 @@ SCENARIOS = {
     "p99": scenarios.latency,
 }
 
+# What stands between them in docs/performance.md is written by --docs.
+BEGIN, END = "<!-- results: make bench ARGS=--docs -->", "<!-- end of results -->"
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,6 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=25, help="after which no new round begins")
     parser.add_argument("--cores", default="0,1", help="the proxy's, and that of load and upstream")
     parser.add_argument("--websockets", type=int, default=5000)
+    parser.add_argument("--docs", action="store_true", help="puts the tables into docs/performance.md, too")
     parser.add_argument("--results", default=str(setup.HERE / "results"), help="the folder for what comes out")
     options = parser.parse_args()
     options.scenarios = options.scenarios or list(SCENARIOS)
@@ -109,6 +113,11 @@ def write(bench: Bench, machine: str, options: argparse.Namespace) -> None:
     raw = {"machine": machine, "settings": settings, "results": [result.as_json() for result in bench.results]}
     (out / "results.json").write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
     print(f"\n{text}\nwritten to {out}")
+    if options.docs:
+        page = setup.HERE.parent / "docs/performance.md"
+        before, _, rest = page.read_text().partition(BEGIN)
+        page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+        shutil.copy(out / "plot.svg", page.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -89,6 +89,10 @@ def idle_websockets(bench: Bench) -> None:
         with bench.fleet(result, [wanted]) as fleet:
             for proxy in fleet:
                 row = result.row(proxy.name)
+                # What a process takes once (code, tables) is not the price of a WebSocket.
+                with Load(bench.load_tool, bench.load_core, {**spec, "address": proxy.address, "connections": 200}) as load:
+                    row.note(load.go())
+                time.sleep(3)
                 before = measure.memory(proxy.pid)
                 with Load(bench.load_tool, bench.load_core, {"address": proxy.address, **spec}) as load:
                     seen = load.go()

@@ -48,5 +48,5 @@ def table(result: Result) -> str:
 
 
 def report(results: list[Result], machine: str, settings: str) -> str:
-    head = f"# Results\n\nMade by `make bench`. {machine}. {settings}\n\n"
+    head = f"Made by `make bench`: {machine}. {settings}\n\n"
     return head + "\n".join(table(result) for result in results if result.rows)

@@ -22,7 +22,8 @@
 //!   `input_key`.
 //! - [`gateway`]: **the request flow**. [`gateway::serve`] and the `answer` behind it show every branch.
 //! - [`reload`]: watches the file, settles, compiles, swaps once.
-//! - [`server`]: sockets (own or passed in), threads, accepting, the end, and a new process that takes over. [`admin`]: the second port. [`cli`]: commands; `cli::run` puts all together.
+//! - [`server`]: sockets (own or passed in), threads, accepting, the end, and a new process that takes over. [`admin`]: the
+//!   second port. [`cli`]: commands; `cli::run` puts all together.
 //! - `fuzzing`: what must hold for any input, for `fuzz/` and tests alone.
 //!
 //! # Two flows

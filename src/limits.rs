@@ -160,8 +160,21 @@ pub const LOOKUP_QUEUE: usize = 1_024;
 /// Longest file name that a look-up may return, bytes: the longest object key that R2 and S3 take.
 pub const INPUT_KEY: usize = 1_024;
 
+/// Longest PROXY header of version 1, bytes (its specification, section 2.1).
+pub const PROXY_LINE: usize = 107;
+/// Longest PROXY header of version 2, bytes: HAProxy's own buffer; a client certificate may be in it.
+pub const PROXY_HEADER: usize = 16 * 1024;
+/// Connections that are not served are told to the log this often.
+pub const REFUSED_TOLD: Duration = Duration::from_secs(10);
+
 /// How long a request body waits for the backend's `100 Continue` before it is sent all the same (RFC 9110, 10.1.1).
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Most bytes kept of a client that sends before its WebSocket handshake is answered.
+pub const HELD: usize = 64 * 1024;
+/// Interim answers (1xx) to one request that are handed on: a backend that says "processing" every second for a minute.
+pub const INTERIM_ANSWERS: usize = 64;
+/// Their bytes together: as much as a request's head may have.
+pub const INTERIM_BYTES: usize = 32 * 1024;
 /// How long a closed connection is read on, so that a client still sending gets its answer (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes thrown away while a closed connection lingers.
@@ -236,6 +249,8 @@ pub const H2_BACKEND_PING: Duration = Duration::from_secs(10);
 /// And has this long to answer.
 pub const H2_BACKEND_PONG: Duration = Duration::from_secs(5);
 
+/// Descriptors that are not for connections: databases, listeners, the admin port. Of few it is half.
+pub const OWN_DESCRIPTORS: u64 = 512;
 /// Requests worked on at the same time over all threads; beyond it new ones get 503 `overloaded`.
 pub const REQUESTS: usize = 20_000;
 

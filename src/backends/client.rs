@@ -23,6 +23,7 @@ use crate::backends::pool::{self, Connection, Pool, Sender};
 use crate::backends::send_error::SendError;
 use crate::backends::spare::Spare;
 use crate::http::body::{Gate, Upload};
+use crate::http::framing;
 use crate::limits;
 use crate::names::BackendName;
 use crate::routing::table::Backend;
@@ -177,6 +178,7 @@ impl Client {
                 None => Box::pin(self.connect(pool, backend, offer)).await?,
             };
             let mut failed = match connection.try_send(request).await {
+                Ok(answer) if framing::is_ambiguous(answer.headers()) => return Err(SendError::Ambiguous),
                 Ok(answer) => {
                     let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));

@@ -30,6 +30,9 @@ pub enum SendError {
     /// What came is not HTTP that may be passed on; the backend may have acted.
     #[error("answer is not valid HTTP")]
     Unreadable(#[source] hyper::Error),
+    /// Where the answer ends can be read in two ways; the backend may have acted.
+    #[error("answer's length is ambiguous")]
+    Ambiguous,
     /// No answer's head within the time; the backend may have acted.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -40,7 +43,8 @@ impl SendError {
     pub fn nothing_was_sent(&self) -> bool {
         match self {
             SendError::Dial(_) | SendError::HandedBack(_) | SendError::Refused(_) => true,
-            SendError::Upload(_) | SendError::Closed(_) | SendError::Unreadable(_) | SendError::TimedOut(_) => false,
+            SendError::Upload(_) | SendError::Closed(_) | SendError::Unreadable(_) => false,
+            SendError::Ambiguous | SendError::TimedOut(_) => false,
         }
     }
 

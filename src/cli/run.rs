@@ -123,7 +123,7 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Option<Format>) -> 
         .map_err(|source| StartError::System { what: "a runtime", source })?;
     // Before anything is served: a stop that comes while the store opens still ends in order.
     let signals = runtime.block_on(async { Signals::listen() })?;
-    raise_descriptors(table.limits.connections);
+    let seats = raise_descriptors(table.limits.connections);
     let fixed = table.fixed.clone();
     let outlet = match &fixed.access_log {
         None => Outlet::stdout(),
@@ -147,6 +147,7 @@ fn start_and_serve(path: &Path, table: RoutingTable, format: Option<Format>) -> 
     let jobs = Jobs::open_beside(&fixed.store, settings, lock)?;
     let table = Arc::new(ArcSwap::from_pointee(table));
     let gateway = Arc::new(Gateway::new(table.clone(), jobs, Lookups::start(), metrics));
+    gateway.seats.bound_by_descriptors(seats);
     let (stage, stages) = watch::channel(Stage::Serving);
     let serving = Serving {
         gateway: gateway.clone(),
@@ -259,12 +260,19 @@ fn watch_file(path: &Path, gateway: &Arc<Gateway>, status: &Arc<ReloadStatus>) -
     reload::spawn(path.to_owned(), gateway.table.clone(), status.clone(), Box::new(env), Box::new(on_applied))
 }
 
+/// Raises the limit of descriptors as far as the connections allowed need it; returns for how many there are enough.
+///
 /// Every client connection may need a second one to a backend; what is left serves files and the admin port.
-fn raise_descriptors(connections: usize) {
-    let wanted = connections as u64 * 2 + 512;
-    match rlimit::increase_nofile_limit(wanted) {
-        Ok(got) if got >= wanted => {}
-        Ok(got) => tracing::warn!(got, wanted, "too few file descriptors for limits.connections: raise nofile"),
-        Err(error) => tracing::warn!(%error, wanted, "the limit of file descriptors could not be raised"),
+fn raise_descriptors(connections: usize) -> usize {
+    let wanted = connections as u64 * 2 + limits::OWN_DESCRIPTORS;
+    let got = rlimit::increase_nofile_limit(wanted).unwrap_or_else(|error| {
+        tracing::warn!(%error, wanted, "the limit of file descriptors could not be raised");
+        rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(wanted, |(soft, _)| soft)
+    });
+    let connections = usize::try_from((got - limits::OWN_DESCRIPTORS.min(got / 2)) / 2).unwrap_or(usize::MAX);
+    if got < wanted {
+        let message = "too few file descriptors for limits.connections, fewer are served: raise nofile";
+        tracing::warn!(got, wanted, connections, "{message}");
     }
+    connections
 }

@@ -184,6 +184,14 @@ fn check_server(checker: &mut Checker<'_>, file: &File) -> Server {
         ("drain_timeout", server.drain_timeout.0),
     ];
     checker.positive(&["server"], &durations);
+    let has_proxies = !server.trusted_proxies.is_empty() || checker.has(&["server", "trusted_proxies", "[0]"]);
+    if server.proxy_protocol.0 && !has_proxies {
+        checker.problem(
+            &["server", "proxy_protocol"],
+            "needs server.trusted_proxies, which is empty: nobody could connect",
+            "add the networks of the load balancers that send PROXY headers: trusted_proxies = [\"10.0.0.0/8\"]",
+        );
+    }
     let tls = server.tls.as_ref().map(|tls| check_server_tls(checker, tls));
     Server {
         tls,
@@ -192,6 +200,7 @@ fn check_server(checker: &mut Checker<'_>, file: &File) -> Server {
         drain_delay: server.drain_delay.0,
         drain_timeout: server.drain_timeout.0,
         trusted_proxies: server.trusted_proxies.iter().map(|net| net.0).collect(),
+        proxy_protocol: server.proxy_protocol.0,
         public_url: server.public_url.as_ref().map(|url| url.0.clone()),
         admin_token: token,
     }
@@ -355,7 +364,13 @@ fn check_limits(checker: &mut Checker<'_>, file: &LimitsFile) -> Limits {
         let advice = "one start needs both: make buffered larger";
         checker.problem(&["limits", "buffered"], "is smaller than start_body and answer_body together", advice);
     }
-    for (key, value) in [("header_count", file.header_count.0), ("connections", file.connections.0)] {
+    let per_address = file.connections_per_address.as_ref().map(|count| count.0);
+    let counts = [
+        ("header_count", file.header_count.0),
+        ("connections", file.connections.0),
+        ("connections_per_address", per_address.unwrap_or(1)),
+    ];
+    for (key, value) in counts {
         if !(1..=1_000_000).contains(&value) {
             checker.problem(&["limits", key], format!("{value} is not between 1 and 1000000"), "");
         }
@@ -369,6 +384,7 @@ fn check_limits(checker: &mut Checker<'_>, file: &LimitsFile) -> Limits {
         headers: bytes(&file.headers),
         header_count: file.header_count.0 as usize,
         connections: file.connections.0 as usize,
+        connections_per_address: per_address.map(|count| count as usize),
         body_idle: file.body_idle.0,
         write_idle: file.write_idle.0,
     }

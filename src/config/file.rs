@@ -76,6 +76,8 @@ pub(crate) struct ServerFile {
     pub(crate) drain_timeout: Written<Duration>,
     /// Networks whose `X-Forwarded-*` are kept and appended to.
     pub(crate) trusted_proxies: Vec<Written<IpNet>>,
+    /// Connections begin with a PROXY header of one of these networks.
+    pub(crate) proxy_protocol: Written<bool>,
     /// What clients call the gateway.
     pub(crate) public_url: Option<Written<BaseUrl>>,
     /// TLS towards clients; left out: plain HTTP.
@@ -92,6 +94,7 @@ impl Default for ServerFile {
             drain_delay: seconds(0),
             drain_timeout: seconds(75),
             trusted_proxies: Vec::new(),
+            proxy_protocol: Written(false),
             public_url: None,
             tls: None,
         }
@@ -386,6 +389,8 @@ pub(crate) struct LimitsFile {
     /// Client connections.
     #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
     pub(crate) connections: Written<u32>,
+    /// Client connections of one address (IPv6: of one /64); left out: as many as there are.
+    pub(crate) connections_per_address: Option<Written<u32>>,
     /// A request body that stops.
     pub(crate) body_idle: Written<Duration>,
     /// A client that does not read.
@@ -402,6 +407,7 @@ impl Default for LimitsFile {
             headers: Written(Size(32 << 10)),
             header_count: Written(100),
             connections: Written(10_000),
+            connections_per_address: None,
             body_idle: seconds(30),
             write_idle: seconds(600),
         }

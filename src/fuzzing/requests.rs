@@ -9,7 +9,7 @@ use http::{Method, Request, Version};
 use super::choice;
 use crate::http::forwarding::{self, Sender};
 use crate::http::headers;
-use crate::http::screen::Screen;
+use crate::http::screen::{Follows, Screen};
 use crate::names::{ExportType, JobId};
 use crate::routing::route::{self, OddPath, Route};
 use crate::routing::table::{Export, InputKey, Limits, Share};
@@ -76,6 +76,7 @@ fn limits() -> Limits {
         headers: 512,
         header_count: 16,
         connections: 10,
+        connections_per_address: None,
         body_idle: Duration::from_secs(30),
         write_idle: Duration::from_secs(600),
     }
@@ -203,6 +204,35 @@ pub(super) fn screen(bytes: &[u8]) {
     assert_eq!(whole, in_bytes, "{:?}", String::from_utf8_lossy(text));
     assert_eq!(whole, in_pieces, "{:?} cut at {cuts:?}", String::from_utf8_lossy(text));
     assert_eq!(whole.0, first_fault(text), "{:?}", String::from_utf8_lossy(text));
+    let whole = fault_of_connection(text, count, [text.len()].into_iter());
+    let in_bytes = fault_of_connection(text, count, std::iter::repeat(1));
+    let in_pieces =
+        fault_of_connection(text, count, cuts.iter().map(|cut| usize::from(*cut).max(1)).chain([text.len()]));
+    assert_eq!(whole, in_bytes, "{:?}", String::from_utf8_lossy(text));
+    assert_eq!(whole, in_pieces, "{:?} cut at {cuts:?}", String::from_utf8_lossy(text));
+}
+
+/// Returns where the screen found the first fault of a whole connection, if a parser takes each head for one with a body
+/// that `kind` decides.
+fn fault_of_connection(text: &[u8], kind: u8, mut sizes: impl Iterator<Item = usize>) -> Option<usize> {
+    let mut bytes = text.to_vec();
+    let (mut screen, mut at, mut heads) = (Screen::default(), 0, 0_u8);
+    while at < bytes.len() {
+        if screen.awaits() {
+            heads = heads.wrapping_add(1);
+            let is_chunked = kind.rotate_right(u32::from(heads)) & 1 == 1;
+            screen.go_on(if is_chunked { Follows::Chunks } else { Follows::Length(u64::from(kind / 8 % heads)) });
+        }
+        let size = sizes.next().unwrap_or(1).min(bytes.len() - at);
+        let taken = screen.look(&mut bytes[at..at + size]);
+        assert!(taken > 0 && taken <= size, "it goes on");
+        at += taken;
+    }
+    fault(&bytes, text)
+}
+
+fn fault(after: &[u8], before: &[u8]) -> Option<usize> {
+    after.iter().zip(before).position(|(after, before)| after != before)
 }
 
 /// Returns where the screen found the first fault, and whether the head has ended in its first line.
@@ -218,7 +248,7 @@ fn looked_at(text: &[u8], sizes: impl Iterator<Item = usize>) -> (Option<usize>,
         screen.look(piece);
         rest = after;
     }
-    (bytes.iter().zip(text).position(|(after, before)| after != before), screen.is_in_request_line())
+    (fault(&bytes, text), screen.is_in_request_line())
 }
 
 /// The same by the rule: lines of a head end in CRLF, and the first that is not empty has no `#`.

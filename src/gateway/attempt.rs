@@ -150,7 +150,7 @@ fn unsent_or_broken(error: &SendError) -> Seen {
         SendError::Refused(_) => not_sent(NotSent::StreamRefused),
         SendError::Upload(_) => broken(Broken::Write),
         SendError::Closed(_) => broken(Broken::Closed),
-        SendError::Unreadable(_) => broken(Broken::Unreadable),
+        SendError::Unreadable(_) | SendError::Ambiguous => broken(Broken::Unreadable),
         SendError::TimedOut(_) => broken(Broken::Timeout),
     }
 }

@@ -7,9 +7,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderName, Request, Version, request};
 use hyper::body::Incoming;
-use hyper::ext::on_informational;
 
-use crate::gateway::core::{Core, Peer, is_in};
+use crate::gateway::core::{Core, Peer};
 use crate::http::body::{ClientBody, Gate, Upload};
 use crate::http::forwarding::{self, Sender};
 use crate::http::headers::{self, Head, X_REQUEST_ID, X_USER_ID};
@@ -70,7 +69,7 @@ impl Call {
         }
         let may_identify = match &identity.trusted {
             Trusted::Any => true,
-            Trusted::Networks(networks) => is_in(networks, peer.address),
+            Trusted::Networks(networks) => peer.is_in(networks),
         };
         let identified = identity::identify(request.headers(), may_identify, identity).map_err(|bad| {
             record.error = Some(bad.to_string());
@@ -82,7 +81,7 @@ impl Call {
             identified,
             peer: peer.clone(),
             request_id: record.request_id.clone(),
-            trusted_proxy: is_in(&table.server.trusted_proxies, peer.address),
+            trusted_proxy: peer.is_in(&table.server.trusted_proxies),
         })
     }
 
@@ -174,19 +173,7 @@ impl Call {
         if self.head.chunked {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let gate = self.head.expects_continue.then(|| {
-            let gate = Arc::new(Gate::default());
-            let opener = gate.clone();
-            let mut carrier = Request::new(());
-            std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
-            on_informational(&mut carrier, move |answer| {
-                if answer.status() == http::StatusCode::CONTINUE {
-                    opener.open();
-                }
-            });
-            std::mem::swap(carrier.extensions_mut(), &mut parts.extensions);
-            gate
-        });
+        let gate = self.head.expects_continue.then(Arc::default);
         let unread = self.peer.progress.read_body();
         (Upload::Client(ClientBody::new(body, self.peer.end, table.limits.body_idle, gate.clone(), unread)), gate)
     }

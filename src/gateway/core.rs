@@ -4,18 +4,18 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use http::header::HeaderValue;
 use ipnet::IpNet;
 use tokio::sync::{Notify, Semaphore};
-use uuid::{Builder, Uuid};
 
 use crate::backends::circuit::Circuit;
 use crate::backends::client::Client;
+use crate::gateway::ids::Ids;
 use crate::gateway::search::Search;
+use crate::gateway::seats::{Seat, Seats, Turned};
 use crate::gateway::unpolled::Polls;
 use crate::http::body::{BodyEnd, Budget};
 use crate::http::inbound::Progress;
@@ -47,10 +47,10 @@ pub struct Gateway {
     pub unknown_sockets: Semaphore,
     /// Bytes held for intercepted requests.
     pub budget: Arc<Budget>,
-    /// Client connections that are open.
-    pub connections: AtomicUsize,
-    /// Requests that share a connection of HTTP/2, the first of each not counted: they take places of connections.
-    pub shared: AtomicUsize,
+    /// Client connections that are open, in all and by address.
+    pub seats: Seats,
+    /// Client connections that were not served.
+    pub turned: Turned,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// Wall and monotonic time.
@@ -69,8 +69,8 @@ impl Gateway {
             polls: Polls::default(),
             unknown_sockets: Semaphore::new(limits::UNKNOWN_JOB_SOCKETS),
             budget: Arc::default(),
-            connections: AtomicUsize::new(0),
-            shared: AtomicUsize::new(0),
+            seats: Seats::default(),
+            turned: Turned::default(),
             metrics,
             clock: Clock::system(),
         }
@@ -105,33 +105,6 @@ impl Core {
         let id = self.ids.next(SystemTime::now());
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         Rc::from(&*id.hyphenated().encode_lower(&mut text))
-    }
-}
-
-/// A thread's source of ids. Asking for random bytes for each id would cost as much as the rest of it.
-#[derive(Debug)]
-struct Ids {
-    /// What tells this thread's ids from all others' of the same millisecond.
-    seed: [u8; 10],
-    made: Cell<u32>,
-}
-
-impl Ids {
-    fn new() -> Ids {
-        let mut seed = [0; 10];
-        seed.copy_from_slice(&Uuid::new_v4().as_bytes()[..10]);
-        Ids { seed, made: Cell::new(0) }
-    }
-
-    /// Makes a UUID of version 7 (RFC 9562, 5.7): the time, 42 bits of this thread's, and a counter.
-    fn next(&self, now: SystemTime) -> Uuid {
-        let millis = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let made = self.made.get();
-        self.made.set(made.wrapping_add(1));
-        let mut rest = self.seed;
-        // Where neither version nor variant is written over it.
-        rest[3..7].copy_from_slice(&made.to_be_bytes());
-        Builder::from_unix_timestamp_millis(millis, &rest).into_uuid()
     }
 }
 
@@ -184,75 +157,21 @@ pub struct Peer {
     pub end: BodyEnd,
     /// What the connection is waiting for.
     pub progress: Arc<Progress>,
+    /// Whether the address is a proxy's that did not say whose the connection is: then it stands for nobody, and no
+    /// trust follows from it.
+    pub is_nameless: bool,
     /// Holds the connection's place under `limits.connections`.
     pub seat: Rc<Seat>,
 }
 
-/// A place under `limits.connections`, given back when the connection ends.
-#[derive(Debug)]
-pub struct Seat(Arc<Gateway>);
-
-impl Seat {
-    /// Takes a place; `None` when `limit` connections are open.
-    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<Seat> {
-        let taken = gateway.connections.fetch_add(1, Ordering::Relaxed);
-        gateway.metrics.connections_open.inc();
-        let seat = Seat(gateway.clone());
-        (taken + gateway.shared.load(Ordering::Relaxed) < limit).then_some(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.connections_open.dec();
-    }
-}
-
-/// A place under `limits.connections` for a further request on a connection of HTTP/2: every request may need a
-/// connection to a backend.
-#[derive(Debug)]
-pub struct SharedSeat(Arc<Gateway>);
-
-impl SharedSeat {
-    /// Takes a place; `None` when connections and such requests fill the `limit`.
-    pub fn take(gateway: &Arc<Gateway>, limit: usize) -> Option<SharedSeat> {
-        let taken = gateway.shared.fetch_add(1, Ordering::Relaxed);
-        let seat = SharedSeat(gateway.clone());
-        (taken + gateway.connections.load(Ordering::Relaxed) < limit).then_some(seat)
-    }
-}
-
-impl Drop for SharedSeat {
-    fn drop(&mut self) {
-        self.0.shared.fetch_sub(1, Ordering::Relaxed);
+impl Peer {
+    /// Says whether the connection comes from one of these networks.
+    pub fn is_in(&self, networks: &[IpNet]) -> bool {
+        !self.is_nameless && is_in(networks, self.address)
     }
 }
 
 /// Says whether an address is in one of the networks; IPv4 that comes as IPv6 counts as IPv4.
-pub fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     !networks.is_empty() && networks.iter().any(|network| network.contains(&address.to_canonical()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn no_two_ids_are_the_same_on_one_thread_or_on_several() {
-        let (one, other) = (Ids::new(), Ids::new());
-        let now = SystemTime::now();
-        let ids: HashSet<Uuid> = (0..10_000).flat_map(|_| [one.next(now), other.next(now)]).collect();
-        assert_eq!(ids.len(), 20_000);
-        assert!(ids.iter().all(|id| id.get_version_num() == 7));
-    }
-
-    #[test]
-    fn ids_sort_by_time() {
-        let ids = Ids::new();
-        let earlier = ids.next(UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000));
-        let later = ids.next(UNIX_EPOCH + std::time::Duration::from_millis(1_700_000_000_001));
-        assert!(earlier < later);
-    }
 }

@@ -1,5 +1,6 @@
 //! The request flow: every branch that a request can take is visible in `answer`.
 
+mod ids;
 pub mod core;
 pub mod call;
 pub mod attempt;
@@ -9,6 +10,7 @@ pub mod pass;
 pub mod start;
 pub mod status;
 pub mod search;
+pub mod seats;
 pub mod socket;
 pub mod unpolled;
 
@@ -37,7 +39,6 @@ use crate::telemetry::record::{Record, RouteName};
 
 /// Answers one request, whatever happens.
 pub async fn serve(core: Rc<Core>, peer: Rc<Peer>, request: Box<Request<Incoming>>) -> Response<ReplyBody> {
-    peer.progress.begin(request.version());
     let table = core.gateway.table.load_full(); // One table for the whole request, whatever reloads meanwhile.
     let request_id = call::request_id(&core, request.headers());
     let mut record = Box::new(Record::begin(core.recorder.clone(), &request, peer.address_value.clone(), request_id));
@@ -159,6 +160,10 @@ fn preflight(table: &RoutingTable, request: &Request<Incoming>) -> Reply {
 /// Hands the answer to the connection; from here on its record is written when its last byte has left.
 fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record>) -> Response<ReplyBody> {
     let Reply { mut head, mut content, upgrade, origin, lease, held } = reply;
+    peer.progress.interim.give_up();
+    if upgrade.is_none() {
+        peer.progress.stays_http();
+    }
     record.status = Some(head.status.as_u16());
     // Ours, not the backend's (RFC 9110, 2.5): a client takes 1.0 for the end of the connection.
     head.version = Version::HTTP_11;
@@ -187,24 +192,35 @@ fn finish(core: &Rc<Core>, peer: &Rc<Peer>, reply: Reply, mut record: Box<Record
 }
 
 /// Runs a WebSocket from both sides' agreement to its end.
+///
+/// What waits for the sides is larger than what relays between them: the relay is a task of its own, since it is kept for
+/// as long as the WebSocket is.
 async fn run_tunnel(
     core: Rc<Core>,
     peer: Rc<Peer>,
     (client, backend): (OnUpgrade, OnUpgrade),
     mut record: Box<Record>,
 ) {
-    let task = core.tasks.begin();
-    let open = OpenSocket::count(&core);
-    let failed = match tokio::try_join!(client, backend) {
-        Ok((client, backend)) => match Tunnel::join(client, backend, core.tunnels.clone()) {
-            Some(tunnel) => tunnel.await.err().map(|error| error.to_string()),
-            None => Some("upgraded connection is of another type".to_owned()),
-        },
-        Err(error) => Some(error.to_string()),
+    let kept = (OpenSocket::count(&core), core.tasks.begin(), peer);
+    let sides = tokio::try_join!(client, backend);
+    let joined = match sides {
+        Ok((client, backend)) => Tunnel::join(client, backend, core.tunnels.clone()),
+        Err(error) => {
+            record.error = Some(error.to_string());
+            return;
+        }
     };
-    record.complete = failed.is_none();
-    record.error = failed;
-    drop((open, peer, task));
+    let Some(mut tunnel) = joined else {
+        record.error = Some("upgraded connection is of another type".to_owned());
+        return;
+    };
+    spawn_local(async move {
+        // By reference: awaited by value, it would be in the task twice.
+        let failed = (&mut tunnel).await.err();
+        record.complete = failed.is_none();
+        record.error = failed.map(|error| error.to_string());
+        drop((tunnel, record, kept));
+    });
 }
 
 /// Counts an open WebSocket for as long as it lives.

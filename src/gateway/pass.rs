@@ -1,7 +1,7 @@
 //! Pass-through: everything that is not an export route goes to legacy, byte for byte, streaming both ways.
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 
@@ -10,8 +10,9 @@ use crate::backends::send_error::SendError;
 use crate::gateway::call::Call;
 use crate::gateway::core::Core;
 use crate::gateway::reply::{Content, Reply};
-use crate::http::body::UploadError;
+use crate::http::body::{BodyEnd, UploadError};
 use crate::http::headers;
+use crate::http::interim;
 use crate::http::refusal::Refusal;
 use crate::names::BackendName;
 use crate::routing::table::RoutingTable;
@@ -30,11 +31,15 @@ pub async fn stream(
 ) -> Result<Reply, Refusal> {
     record.backend = Some(BackendName::Legacy);
     let client_side = call.head.websocket.then(|| upgrade::on(&mut *request));
+    // Whoever speaks HTTP/1.0 knows no interim answers (RFC 9110, 15.2); they are written beside hyper's HTTP/1.1.
+    let takes_interim = request.version() == Version::HTTP_11 && call.peer.end == BodyEnd::Framing;
     let (mut parts, body) = (*request).into_parts();
     call.address_to_legacy(&mut parts, table)?;
     let (upload, gate) = call.upload(&mut parts, body, table);
-    let request = Box::new(Request::from_parts(parts, upload));
+    let mut request = Box::new(Request::from_parts(parts, upload));
+    interim::hand_on(&mut *request, takes_interim.then_some(&call.peer.progress), gate.clone());
     let sent = core.client.send(BackendName::Legacy, &table.legacy, request, table.legacy.answer_timeout).await;
+    call.peer.progress.interim.written().await;
     let (answer, mut lease) = sent.map_err(|error| refuse(&error, record))?;
     let kept_back = gate.filter(|gate| gate.shut());
     let closes = kept_back.is_some();
@@ -89,11 +94,8 @@ pub fn refuse(error: &SendError, record: &mut Record) -> Refusal {
         SendError::TimedOut(_) => Refusal::LegacyTimeout,
         SendError::Upload(UploadError::Idle) => Refusal::BodyTimeout,
         SendError::Upload(UploadError::Broken | UploadError::Unwanted) => Refusal::BodyBroken,
-        SendError::Dial(_)
-        | SendError::HandedBack(_)
-        | SendError::Refused(_)
-        | SendError::Closed(_)
-        | SendError::Unreadable(_) => Refusal::LegacyUnavailable,
+        SendError::Dial(_) | SendError::HandedBack(_) | SendError::Refused(_) => Refusal::LegacyUnavailable,
+        SendError::Closed(_) | SendError::Unreadable(_) | SendError::Ambiguous => Refusal::LegacyUnavailable,
     }
 }
 

@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use crate::backends::client::Lease;
 use crate::gateway::pass::chain;
 use crate::http::body::Reservation;
-use crate::http::inbound::{Phase, Progress};
+use crate::http::inbound::Progress;
 use crate::http::refusal::Refusal;
 use crate::names::BackendName;
 use crate::telemetry::record::Record;
@@ -172,6 +172,6 @@ impl Drop for ReplyBody {
         if complete && let Some(lease) = self.lease.take() {
             lease.give_back();
         }
-        self.progress.enter(Phase::Idle);
+        self.progress.end();
     }
 }

@@ -42,9 +42,10 @@ impl Early {
     pub fn bytes(&self) -> Vec<u8> {
         let (status, body) = (self.refusal.status(), self.refusal.body(&self.request_id));
         let reason = StatusCode::canonical_reason(&status).unwrap_or_default();
+        let later = self.refusal.retry_after().map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
         let mut bytes = format!(
             "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\nx-request-id: {}\r\ncontent-length: {}\r\n\
-             connection: close\r\n\r\n",
+             {later}connection: close\r\n\r\n",
             status.as_u16(),
             self.request_id,
             body.len()

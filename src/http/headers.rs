@@ -294,6 +294,7 @@ mod tests {
             headers: 32768,
             header_count: 100,
             connections: 10,
+            connections_per_address: None,
             body_idle: Duration::from_secs(30),
             write_idle: Duration::from_secs(600),
         }

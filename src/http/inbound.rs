@@ -3,18 +3,22 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::Version;
+use bytes::{Bytes, BytesMut};
+use http::{Request, Version};
+use http_body::Body;
+use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::early::Early;
+use crate::http::interim::Interim;
 use crate::http::linger::Linger;
-use crate::http::screen::Screen;
+use crate::http::screen::{Follows, Screen};
 use crate::http::socket::{Peek, Socket};
+use crate::limits;
 
 /// What a client's connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +46,52 @@ pub struct Progress {
     moved: AtomicBool,
     /// Whether the request at hand is of HTTP/1.0, where the end of the connection may be the end of an answer.
     is_old: AtomicBool,
+    /// Whether a head has begun behind the request at hand.
+    is_ahead: AtomicBool,
+    follows: NextBytes,
     peek: Peek,
+    /// The backend's 1xx answers to the request at hand.
+    pub interim: Interim,
     /// The refusal of a head that never became a request, for the log.
     early: Mutex<Option<Early>>,
+}
+
+/// What hyper has said of the bytes behind the last head, until the socket takes it.
+#[derive(Debug, Default)]
+struct NextBytes {
+    kind: AtomicU8,
+    length: AtomicU64,
+}
+
+impl NextBytes {
+    const UNKNOWN: u8 = 0;
+    const LENGTH: u8 = 1;
+    const CHUNKS: u8 = 2;
+    /// Another protocol's bytes if the handshake is agreed to, else another head.
+    const HANDSHAKE: u8 = 3;
+
+    fn say(&self, follows: Follows) {
+        let kind = match follows {
+            Follows::Length(length) => {
+                self.length.store(length, Ordering::Relaxed);
+                NextBytes::LENGTH
+            }
+            Follows::Chunks => NextBytes::CHUNKS,
+        };
+        self.kind.store(kind, Ordering::Relaxed);
+    }
+
+    fn is_handshake(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) == NextBytes::HANDSHAKE
+    }
+
+    fn take(&self) -> Option<Follows> {
+        match self.kind.swap(NextBytes::UNKNOWN, Ordering::Relaxed) {
+            NextBytes::LENGTH => Some(Follows::Length(self.length.load(Ordering::Relaxed))),
+            NextBytes::CHUNKS => Some(Follows::Chunks),
+            _ => None,
+        }
+    }
 }
 
 /// A request body that is still being read, for as long as this lives.
@@ -67,7 +114,10 @@ impl Progress {
             write_blocked: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             is_old: AtomicBool::new(false),
+            is_ahead: AtomicBool::new(false),
+            follows: NextBytes::default(),
             peek,
+            interim: Interim::default(),
             early: Mutex::default(),
         })
     }
@@ -77,10 +127,31 @@ impl Progress {
         self.early.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Begins a request of this version.
-    pub fn begin(&self, version: Version) {
+    /// Begins a request. Called as soon as hyper has read its head, so that the socket knows where the next one begins.
+    pub fn begin<B: Body>(&self, request: &Request<B>) {
         self.enter(Phase::Busy);
-        self.is_old.store(version == Version::HTTP_10, Ordering::Relaxed);
+        self.is_old.store(request.version() == Version::HTTP_10, Ordering::Relaxed);
+        self.is_ahead.store(false, Ordering::Relaxed);
+        match request.body().size_hint().exact() {
+            Some(0) if request.extensions().get::<OnUpgrade>().is_some() => {
+                self.follows.kind.store(NextBytes::HANDSHAKE, Ordering::Relaxed);
+            }
+            Some(length) => self.follows.say(Follows::Length(length)),
+            None => self.follows.say(Follows::Chunks),
+        }
+    }
+
+    /// Ends the request at hand, whose answer is over.
+    pub fn end(&self) {
+        self.enter(if self.is_ahead.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
+    }
+
+    /// Notes that the request at hand does not become another protocol: what came behind it is the next request.
+    pub fn stays_http(&self) {
+        if self.follows.is_handshake() {
+            self.follows.say(Follows::Length(0));
+            self.interim.wake();
+        }
     }
 
     /// Makes sure that an answer that broke off does not look whole: to an HTTP/1.0 client only a reset says so.
@@ -147,19 +218,101 @@ pub struct Inbound {
     progress: Arc<Progress>,
     linger: Option<Linger>,
     screen: Screen,
+    /// What has come behind a head that hyper has not read yet.
+    held: BytesMut,
     /// What is sent in place of hyper's own answer, as far as it is not sent yet.
     instead: Option<Bytes>,
+    /// Interim answers of which a part is sent.
+    interim: Bytes,
 }
 
 impl Inbound {
     /// Wraps a client's socket.
     pub fn new(socket: Socket, progress: Arc<Progress>) -> Inbound {
-        Inbound { socket, progress, linger: None, screen: Screen::default(), instead: None }
+        Inbound {
+            socket,
+            progress,
+            linger: None,
+            screen: Screen::default(),
+            held: BytesMut::new(),
+            instead: None,
+            interim: Bytes::new(),
+        }
     }
 
-    /// Gives the socket back, for a tunnel.
-    pub fn into_socket(self) -> Socket {
-        self.socket
+    /// Gives the socket back for a tunnel, with what was read from it and has not been looked at.
+    pub fn into_parts(self) -> (Socket, Bytes) {
+        (self.socket, self.held.freeze())
+    }
+
+    /// Fills `buf` with what hyper may have now.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        if self.progress.follows.is_handshake() && self.screen.awaits() {
+            return self.poll_hold(cx);
+        }
+        let before = buf.filled().len();
+        if self.held.is_empty() {
+            ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        } else {
+            let count = self.held.len().min(buf.remaining());
+            buf.put_slice(&self.held[..count]);
+        }
+        let fresh = buf.filled().len() - before;
+        if fresh == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        if self.screen.awaits() {
+            // Hyper reads on in what it was given as a whole head: then it understood something else by it.
+            self.screen.go_on(self.progress.follows.take().ok_or(io::ErrorKind::InvalidData)?);
+        }
+        let taken = self.screen.look(&mut buf.filled_mut()[before..]);
+        if !self.held.is_empty() {
+            drop(self.held.split_to(taken));
+            if self.held.is_empty() {
+                // An idle connection holds no memory.
+                self.held = BytesMut::new();
+            }
+        } else if taken < fresh {
+            self.held.extend_from_slice(&buf.filled()[before + taken..]);
+        }
+        buf.set_filled(before + taken);
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Keeps what comes while nobody knows what it is: frames, if the backend agrees to the handshake, or a request.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut scrap = [std::mem::MaybeUninit::uninit(); 4096];
+        while self.held.len() < limits::HELD {
+            let mut piece = ReadBuf::uninit(&mut scrap);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(0));
+            }
+            self.held.extend_from_slice(piece.filled());
+        }
+        // Read on when it is decided, which wakes this task.
+        Poll::Pending
+    }
+
+    /// Writes the interim answers that wait: all of them, or those of which a part is sent.
+    fn poll_interim(&mut self, cx: &mut Context<'_>, all: bool) -> Poll<io::Result<()>> {
+        loop {
+            while !self.interim.is_empty() {
+                match Pin::new(&mut self.socket).poll_write(cx, &self.interim) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(sent)) => drop(self.interim.split_to(sent)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            match if all { self.progress.interim.next() } else { None } {
+                Some(next) => self.interim = next,
+                None => break,
+            }
+        }
+        // A final answer may wait for this; it is made in the same task.
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
     }
 
     /// Gives hyper's own refusal of a head the words that all refusals have; `None` for every other write.
@@ -190,17 +343,13 @@ impl Inbound {
 
 impl AsyncRead for Inbound {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.progress.moved.store(true, Ordering::Relaxed);
-            if self.progress.phase() == Phase::Idle {
-                self.progress.begun.store(true, Ordering::Relaxed);
-                self.progress.enter(Phase::Head);
-                self.screen = Screen::default();
-            }
-            if self.progress.phase() == Phase::Head {
-                self.screen.look(&mut buf.filled_mut()[before..]);
+        if ready!(self.poll_fill(cx, buf))? > 0 {
+            let progress = &self.progress;
+            progress.moved.store(true, Ordering::Relaxed);
+            progress.is_ahead.store(self.screen.is_in_head(), Ordering::Relaxed);
+            if progress.phase() == Phase::Idle {
+                progress.begun.store(true, Ordering::Relaxed);
+                progress.enter(Phase::Head);
             }
         }
         Poll::Ready(Ok(()))
@@ -209,6 +358,9 @@ impl AsyncRead for Inbound {
 
 impl AsyncWrite for Inbound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.interim.is_empty() {
+            ready!(self.poll_interim(cx, false))?;
+        }
         let instead = self.poll_instead(cx, buf);
         let result = instead.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write(cx, buf));
         self.progress.note_write(&result);
@@ -220,6 +372,9 @@ impl AsyncWrite for Inbound {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.interim.is_empty() {
+            ready!(self.poll_interim(cx, false))?;
+        }
         let instead = if let [only] = bufs { self.poll_instead(cx, only) } else { None };
         let result = instead.unwrap_or_else(|| Pin::new(&mut self.socket).poll_write_vectored(cx, bufs));
         self.progress.note_write(&result);
@@ -231,6 +386,12 @@ impl AsyncWrite for Inbound {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper flushes when it has nothing left to write: this is between two messages.
+        if self.progress.interim.is_waiting() || !self.interim.is_empty() {
+            let written = self.poll_interim(cx, true);
+            self.progress.note_write(&written);
+            ready!(written)?;
+        }
         let result = Pin::new(&mut self.socket).poll_flush(cx);
         // With TLS, what was written may still be here; plain TCP has nothing to flush.
         if let Socket::Tls(_) = self.socket {

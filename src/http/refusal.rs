@@ -36,6 +36,8 @@ pub enum Refusal {
     BodyBroken,
     /// Too much is under way.
     Overloaded,
+    /// Its address has `limits.connections_per_address` connections.
+    TooManyConnections,
     /// Legacy cannot be reached.
     LegacyUnavailable,
     /// Legacy did not answer in time.
@@ -88,7 +90,8 @@ impl Refusal {
             Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::HeadTimeout | Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Overloaded | Refusal::OwnerUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Overloaded | Refusal::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::OwnerUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoBackend | Refusal::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::LegacyUnavailable | Refusal::WorkersUnavailable => StatusCode::BAD_GATEWAY,
             Refusal::LegacyTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -116,6 +119,7 @@ impl Refusal {
             Refusal::BodyTimeout => "body_timeout",
             Refusal::BodyBroken => "body_broken",
             Refusal::Overloaded => "overloaded",
+            Refusal::TooManyConnections => "too_many_connections",
             Refusal::LegacyUnavailable => "legacy_unavailable",
             Refusal::LegacyTimeout => "legacy_timeout",
             Refusal::WorkersUnavailable => "workers_unavailable",
@@ -149,6 +153,7 @@ impl Refusal {
             Refusal::HeadTimeout => "The request head did not arrive in time",
             Refusal::BodyTimeout => "The request body did not arrive in time",
             Refusal::BodyBroken => "The request body broke off",
+            Refusal::TooManyConnections => "Too many connections from this address; try again soon",
             Refusal::Overloaded => "Too many requests are under way; try again soon",
             Refusal::LegacyUnavailable => "The backend cannot be reached",
             Refusal::LegacyTimeout => "The backend did not answer in time",
@@ -173,9 +178,8 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Refusal::OwnerUnavailable { retry_after } => Some(*retry_after),
-            Refusal::Overloaded | Refusal::NoBackend | Refusal::StoreUnavailable | Refusal::StartInProgress => {
-                Some(limits::RETRY_AFTER)
-            }
+            Refusal::Overloaded | Refusal::TooManyConnections => Some(limits::RETRY_AFTER),
+            Refusal::NoBackend | Refusal::StoreUnavailable | Refusal::StartInProgress => Some(limits::RETRY_AFTER),
             _ => None,
         }
     }
@@ -197,6 +201,7 @@ impl Refusal {
                 | Refusal::BodyTooLarge
                 | Refusal::TargetTooLong
                 | Refusal::HeadersTooLarge
+                | Refusal::TooManyConnections
                 | Refusal::Internal
         )
     }

@@ -14,12 +14,19 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<(), Refusal> {
     if *request.method() == Method::CONNECT || *request.method() == Method::TRACE {
         return Err(Refusal::MethodNotImplemented);
     }
-    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
     if target.len() > limits.target {
         return Err(Refusal::TargetTooLong);
     }
-    let fits = target.starts_with('/') || (target == "*" && *request.method() == Method::OPTIONS);
-    if fits { Ok(()) } else { Err(Refusal::BadRequest("The request target must be a path")) }
+    let is_path = target.starts_with('/') || (target == "*" && *request.method() == Method::OPTIONS);
+    // The parser takes UTF-8 in a path, and a place without a scheme before it: no URI has either (RFC 3986).
+    let is_named = uri.authority().is_none() || matches!(uri.scheme_str(), Some("http" | "https"));
+    if is_path && is_named && target.is_ascii() {
+        Ok(())
+    } else {
+        Err(Refusal::BadRequest("The request target must be a path"))
+    }
 }
 
 /// Checks a Host: it is `host[:port]`, and an absolute-form target must name the same one.

@@ -126,10 +126,12 @@ impl Tunnel {
         let client: Parts<TokioIo<Inbound>> = client.downcast().ok()?;
         let backend: Parts<TokioIo<Socket>> = backend.downcast().ok()?;
         let seat = tunnels.join();
+        let (socket, held) = client.io.into_inner().into_parts();
+        let early = if held.is_empty() { client.read_buf } else { [client.read_buf, held].concat().into() };
         Some(Tunnel {
-            client: client.io.into_inner().into_socket(),
+            client: socket,
             backend: backend.io.into_inner(),
-            upstream: Direction::starting_with(client.read_buf),
+            upstream: Direction::starting_with(early),
             downstream: Direction::starting_with(backend.read_buf),
             tunnels,
             seat,

@@ -112,6 +112,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Peers whose `X-Forwarded-*` are kept and appended to.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with a PROXY header of one of these peers.
+    pub proxy_protocol: bool,
     /// What clients call the gateway, for `websocket = "gateway"`.
     pub public_url: Option<BaseUrl>,
     /// TLS towards clients; `None`: plain HTTP.
@@ -365,6 +367,8 @@ pub struct Limits {
     pub header_count: usize,
     /// Client connections.
     pub connections: usize,
+    /// Client connections of one address; `None`: as many as there are.
+    pub connections_per_address: Option<usize>,
     /// A request body that stops.
     pub body_idle: Duration,
     /// A client that does not read.

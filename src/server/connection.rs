@@ -1,13 +1,11 @@
 //! One client connection that speaks HTTP/1.1: hyper, the time a client has for a request head, and the end.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
@@ -15,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
-use crate::gateway::core::{Core, Peer, Seat};
+use crate::gateway::core::Core;
 use crate::http::body::BodyEnd;
 use crate::http::early::Early;
 use crate::http::inbound::{Inbound, Phase, Progress};
@@ -24,6 +22,7 @@ use crate::http::socket::Socket;
 use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
+use crate::server::entry::Guest;
 use crate::server::stack::{self, InFlight};
 
 /// How a connection came to its end.
@@ -49,23 +48,14 @@ pub async fn serve(
     core: Rc<Core>,
     in_flight: InFlight,
     socket: Socket,
-    address: SocketAddr,
-    seat: Seat,
+    guest: Guest,
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
     let progress = Progress::new(socket.peek_handle());
-    let scheme = socket.scheme();
-    let ip = address.ip().to_canonical();
-    let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-    let peer = Rc::new(Peer {
-        address: ip,
-        address_value,
-        scheme,
-        end: BodyEnd::Framing,
-        progress: progress.clone(),
-        seat: Rc::new(seat),
-    });
+    let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    progress.interim.written_by(&task);
+    let peer = guest.peer(socket.scheme(), BodyEnd::Framing, progress.clone());
     let io = TokioIo::new(Inbound::new(socket, progress.clone()));
     let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
@@ -143,8 +133,9 @@ struct Patience {
     idle: Duration,
     write: Duration,
     body: Duration,
-    /// What the connection was waiting for when it was last looked at, and since when.
-    waiting: (Waiting, Instant),
+    /// What the connection was waiting for when it was last looked at.
+    waiting: Waiting,
+    /// When its time is up.
     next: Instant,
 }
 
@@ -166,7 +157,7 @@ impl Patience {
             idle: table.server.idle_timeout,
             write: table.limits.write_idle,
             body: table.limits.body_idle,
-            waiting: (Waiting::First, now),
+            waiting: Waiting::First,
             next: now,
         };
         patience.next = now + patience.limit();
@@ -177,7 +168,7 @@ impl Patience {
     fn look(&mut self, progress: &Progress) {
         let waiting = match progress.phase() {
             _ if progress.is_write_blocked() => Waiting::Reader,
-            Phase::Idle if self.waiting.0 == Waiting::First => Waiting::First,
+            Phase::Idle if self.waiting == Waiting::First => Waiting::First,
             Phase::Idle => Waiting::Request,
             Phase::Head => Waiting::Head,
             Phase::Rest => Waiting::Body,
@@ -188,18 +179,17 @@ impl Patience {
             Waiting::Reader | Waiting::Body => progress.take_moved(),
             Waiting::First | Waiting::Request | Waiting::Head | Waiting::Us => false,
         };
-        if waiting == self.waiting.0 && !goes_on {
+        if waiting == self.waiting && !goes_on {
             return;
         }
-        self.waiting.0 = waiting;
+        self.waiting = waiting;
         if waiting != Waiting::Us {
-            self.waiting.1 = Instant::now();
-            self.next = self.waiting.1 + self.limit();
+            self.next = Instant::now() + self.limit();
         }
     }
 
     fn limit(&self) -> Duration {
-        match self.waiting.0 {
+        match self.waiting {
             // A client that says nothing at all is given no longer than one that says half of it.
             Waiting::First => self.header.min(self.idle),
             Waiting::Request | Waiting::Us => self.idle,
@@ -211,14 +201,14 @@ impl Patience {
 
     /// Says whether the time is up, once the timer has fired.
     fn end(&mut self, now: Instant) -> Option<End> {
-        if self.waiting.0 == Waiting::Us {
+        if self.waiting == Waiting::Us {
             // Nobody waits for the client: its time begins with the next thing that it is to do.
             self.next = now + self.idle;
         }
         if now < self.next {
             return None;
         }
-        match self.waiting.0 {
+        match self.waiting {
             Waiting::Head => Some(End::HeadTimeout),
             Waiting::First | Waiting::Request | Waiting::Reader | Waiting::Body => Some(End::Idle),
             Waiting::Us => None,

@@ -3,13 +3,12 @@
 //! Every stream becomes a request of HTTP/1.1 ([`crate::http::downgrade`]) and goes the way that all requests go.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use futures_util::future::{Either, select};
-use http::header::{self, HeaderValue};
+use http::header;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -21,7 +20,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
 use crate::gateway;
-use crate::gateway::core::{Core, Peer, Seat};
+use crate::gateway::core::{Core, Peer};
 use crate::http::body::BodyEnd;
 use crate::http::downgrade;
 use crate::http::inbound::Progress;
@@ -30,6 +29,7 @@ use crate::http::socket::{Peek, Socket};
 use crate::limits;
 use crate::routing::table::RoutingTable;
 use crate::server::Stage;
+use crate::server::entry::Guest;
 use crate::server::stack::{self, InFlight};
 use crate::server::streams::{Stream, StreamBody, Streams};
 
@@ -38,15 +38,15 @@ pub async fn serve(
     core: Rc<Core>,
     in_flight: InFlight,
     socket: Socket,
-    address: SocketAddr,
-    seat: Seat,
+    guest: Guest,
     mut stage: watch::Receiver<Stage>,
 ) {
     let table = core.gateway.table.load_full();
     let (header_timeout, idle_timeout) = (table.server.header_timeout, table.server.idle_timeout);
     let write_idle = table.limits.write_idle;
     let streams = Rc::new(Streams::new(core.gateway.clone(), &table.limits));
-    let origin = Origin::new(&socket, address, seat);
+    let client = guest.address();
+    let origin = Origin { scheme: socket.scheme(), peek: socket.peek_handle(), guest };
     let service = {
         let streams = streams.clone();
         service_fn(move |request| {
@@ -106,7 +106,7 @@ pub async fn serve(
     })
     .await;
     if streams.are_wasted() {
-        tracing::debug!(client = %address, "HTTP/2 connection cut: most of its requests were cancelled at once");
+        tracing::debug!(%client, "HTTP/2 connection cut: most of its requests were cancelled at once");
     }
 }
 
@@ -151,31 +151,15 @@ async fn answer(
 
 /// What all requests of a connection have in common.
 struct Origin {
-    address: std::net::IpAddr,
-    address_value: HeaderValue,
+    guest: Guest,
     scheme: &'static str,
     peek: Peek,
-    seat: Rc<Seat>,
 }
 
 impl Origin {
-    fn new(socket: &Socket, address: SocketAddr, seat: Seat) -> Origin {
-        let ip = address.ip().to_canonical();
-        let address_value = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-        let (scheme, peek) = (socket.scheme(), socket.peek_handle());
-        Origin { address: ip, address_value, scheme, peek, seat: Rc::new(seat) }
-    }
-
     /// Makes what a request knows of where it comes from; each stream has a progress of its own.
     fn peer(&self) -> Rc<Peer> {
-        Rc::new(Peer {
-            address: self.address,
-            address_value: self.address_value.clone(),
-            scheme: self.scheme,
-            end: BodyEnd::Flag,
-            progress: Progress::new(self.peek.clone()),
-            seat: self.seat.clone(),
-        })
+        self.guest.peer(self.scheme, BodyEnd::Flag, Progress::new(self.peek.clone()))
     }
 }
 

@@ -1,9 +1,11 @@
 //! The process's life: a runtime per thread, accepting, limits, and the way down.
 
 pub mod connection;
+pub mod entry;
 pub mod h2;
 pub mod listen;
 pub mod notify;
+pub mod proxied;
 pub mod pulse;
 pub mod sockets;
 pub mod stack;
@@ -25,11 +27,13 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::backends::client::Client;
 use crate::backends::dial::Dialer;
-use crate::gateway::core::{Core, Gateway, Seat};
+use crate::gateway::core::{Core, Gateway};
+use crate::gateway::seats::{Seat, Unseated};
 use crate::gateway::start::again::{self, Left};
 use crate::gateway::unpolled;
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
+use crate::server::entry::Entry;
 use crate::server::listen::Listeners;
 use crate::server::pulse::Pulse;
 use crate::server::stack::InFlight;
@@ -156,7 +160,7 @@ async fn accept(serving: &Serving, core: &Rc<Core>, listener: &Listeners) {
             Ok((stream, address)) => admit(serving, core, stream, address),
             Err(error) => {
                 // Out of descriptors, most likely: connections wait in the kernel's queue meanwhile.
-                tracing::warn!(%error, "a connection could not be accepted");
+                core.gateway.turned.note_failure(&error);
                 sleep(limits::ACCEPT_PAUSE).await;
             }
         }
@@ -180,25 +184,45 @@ async fn accept_queued(serving: &Serving, core: &Rc<Core>, listener: Listeners) 
 
 fn admit(serving: &Serving, core: &Rc<Core>, stream: tokio::net::TcpStream, address: std::net::SocketAddr) {
     let table = core.gateway.table.load();
-    let limit = table.limits.connections;
-    let Some(seat) = Seat::take(&core.gateway, limit) else {
-        core.gateway.metrics.connections_refused.inc();
+    let Some(seat) = Seat::take(&core.gateway, table.limits.connections) else {
+        core.gateway.turned.note(&core.gateway, Unseated::Full, address.ip().to_canonical());
         return;
     };
-    let task = core.tasks.begin();
-    let (core, in_flight, stage) = (core.clone(), serving.in_flight.clone(), serving.stage.clone());
-    let tcp = Tcp::new(stream);
-    if let Some(tls) = table.server.tls.clone() {
+    let tls = table.server.tls.clone();
+    let (in_flight, stage) = (serving.in_flight.clone(), serving.stage.clone());
+    if table.server.proxy_protocol {
+        let (core, task) = (core.clone(), core.tasks.begin());
         spawn_local(async move {
-            tls::serve(core, in_flight, tcp, address, seat, stage, tls).await;
+            let entry = Box::pin(entry::announced(core.clone(), stream, address, seat, stage.clone())).await;
+            match (entry, tls) {
+                (Some(entry), Some(tls)) => tls::serve(core, in_flight, entry, stage, tls).await,
+                (Some(Entry { tcp, guest }), None) => {
+                    let socket = Socket::Plain(Tcp::new(tcp));
+                    Box::pin(connection::serve(core, in_flight, socket, guest, stage)).await;
+                }
+                (None, _) => {}
+            }
             drop(task);
         });
         return;
     }
-    spawn_local(async move {
-        connection::serve(core, in_flight, Socket::Plain(tcp), address, seat, stage).await;
-        drop(task);
-    });
+    let Some(entry) = entry::direct(core, &table, stream, address, seat) else { return };
+    let (core, task) = (core.clone(), core.tasks.begin());
+    match tls {
+        Some(tls) => {
+            spawn_local(async move {
+                tls::serve(core, in_flight, entry, stage, tls).await;
+                drop(task);
+            });
+        }
+        None => {
+            spawn_local(async move {
+                let socket = Socket::Plain(Tcp::new(entry.tcp));
+                connection::serve(core, in_flight, socket, entry.guest, stage).await;
+                drop(task);
+            });
+        }
+    }
 }
 
 /// Asks workers for the starts that an earlier process left open, until workers could be reached; where others share

@@ -13,8 +13,9 @@ use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
-use crate::gateway::core::{Gateway, SharedSeat};
+use crate::gateway::core::Gateway;
 use crate::gateway::reply::ReplyBody;
+use crate::gateway::seats::SharedSeat;
 use crate::limits;
 use crate::routing::table::Limits;
 

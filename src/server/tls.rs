@@ -1,31 +1,24 @@
 //! TLS towards clients: the handshake, within its time, then HTTP as both sides agreed on (RFC 7301).
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use crate::gateway::core::{Core, Seat};
+use crate::gateway::core::Core;
 use crate::http::socket::{Socket, Tcp};
 use crate::limits;
 use crate::routing::tls::ServerTls;
+use crate::server::entry::Entry;
 use crate::server::stack::InFlight;
 use crate::server::{Stage, connection, h2};
 
 /// Serves one connection from its first byte to its end.
-pub async fn serve(
-    core: Rc<Core>,
-    in_flight: InFlight,
-    tcp: Tcp,
-    address: SocketAddr,
-    seat: Seat,
-    stage: watch::Receiver<Stage>,
-    tls: ServerTls,
-) {
+pub async fn serve(core: Rc<Core>, in_flight: InFlight, entry: Entry, stage: watch::Receiver<Stage>, tls: ServerTls) {
+    let Entry { tcp, guest } = entry;
     // A future of its own, so that what a handshake needs is gone when it is over.
-    let socket = Box::pin(shake_hands(tcp, &tls, stage.clone())).await;
+    let socket = Box::pin(shake_hands(Tcp::new(tcp), &tls, stage.clone())).await;
     drop(tls);
     let result = match &socket {
         Ok(socket) if socket.is_http2() => "h2",
@@ -35,9 +28,9 @@ pub async fn serve(
     core.gateway.metrics.tls_handshakes.with_label_values(&[result]).inc();
     let Ok(socket) = socket else { return };
     if socket.is_http2() {
-        Box::pin(h2::serve(core, in_flight, socket, address, seat, stage)).await;
+        Box::pin(h2::serve(core, in_flight, socket, guest, stage)).await;
     } else {
-        Box::pin(connection::serve(core, in_flight, socket, address, seat, stage)).await;
+        Box::pin(connection::serve(core, in_flight, socket, guest, stage)).await;
     }
 }
 

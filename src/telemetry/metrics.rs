@@ -39,8 +39,8 @@ pub struct Metrics {
     pub websockets_open: IntGauge,
     /// Client connections that are open now.
     pub connections_open: IntGauge,
-    /// Client connections refused at the limit.
-    pub connections_refused: IntCounter,
+    /// Client connections that were not served, by reason.
+    pub connections_refused: IntCounterVec,
     /// TLS handshakes of clients, by what they came to.
     pub tls_handshakes: IntCounterVec,
     log_lines_lost: Gauge,
@@ -99,10 +99,10 @@ impl Metrics {
             rollout_percent: GaugeVec::new(opts("rollout_percent", "Share of users on workers."), &["type"])?,
             websockets_open: IntGauge::with_opts(opts("websockets_open", "WebSockets tunnelled now."))?,
             connections_open: IntGauge::with_opts(opts("connections_open", "Client connections open now."))?,
-            connections_refused: IntCounter::with_opts(opts(
-                "connections_refused_total",
-                "Client connections closed because of limits.connections.",
-            ))?,
+            connections_refused: IntCounterVec::new(
+                opts("connections_refused_total", "Client connections that were not served, by reason."),
+                &["reason"],
+            )?,
             tls_handshakes: IntCounterVec::new(
                 opts("tls_handshakes_total", "TLS handshakes of clients, by result: http1, h2, failed, timed_out."),
                 &["result"],

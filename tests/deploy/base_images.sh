@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Makes the images that FROM names, on a machine without a registry: Debian's by debootstrap, Rust's and Python's on it.
+# Makes the images that FROM names, on a machine without a registry: by debootstrap, with this machine's Node.
 # Into the storage of $STORAGE_CONF; quick when they are there already. Argument: a scratch folder.
 set -euo pipefail
 
 scratch=$1
 rust_image=$2
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-toolchain=$(rustc --print sysroot)
 
 has() { buildah images --quiet "$1" >/dev/null 2>&1; }
 
@@ -15,7 +14,10 @@ commit() {
     local name=$1 folder=$2 container
     shift 2
     container=$(buildah from scratch)
-    buildah copy --quiet "$container" "$folder" / >/dev/null
+    # As an archive: `copy` of a folder would make root the owner of everything.
+    tar -C "$folder" --exclude=./.done -cf "$folder.tar" .
+    buildah add --quiet "$container" "$folder.tar" / >/dev/null
+    rm "$folder.tar"
     buildah config "$@" "$container"
     buildah commit --quiet --format docker "$container" "$name" >/dev/null
     buildah rm "$container" >/dev/null
@@ -33,6 +35,8 @@ bootstrap() {
     touch "$folder/.done"
 }
 
+# Builds trust what this machine trusts: its bundle is mounted at this path.
+bundle=/etc/ssl/certs/ca-certificates.crt
 path=PATH=/usr/local/cargo/bin:/usr/local/rustup/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 if ! has docker.io/library/debian:bookworm-slim; then
@@ -47,10 +51,20 @@ fi
 if ! has docker.io/library/python:3.11-slim-bookworm; then
     bootstrap "$scratch/python" ca-certificates,python3,python3-venv,python3-pip
     ln -sf python3 "$scratch/python/usr/bin/python"
-    commit docker.io/library/python:3.11-slim-bookworm "$scratch/python" --env "$path"
+    commit docker.io/library/python:3.11-slim-bookworm "$scratch/python" --env "$path" --env "PIP_CERT=$bundle"
 fi
 if ! has docker.io/library/redis:7-bookworm; then
     bootstrap "$scratch/redis" ca-certificates,redis-server
+    mkdir -p "$scratch/redis/data"
+    chroot "$scratch/redis" chown redis:redis /data
     commit docker.io/library/redis:7-bookworm "$scratch/redis" --env "$path" --user redis --entrypoint '["redis-server"]'
 fi
-echo "$toolchain"
+if ! has docker.io/library/node:20-bookworm-slim; then
+    # This machine's Node, which .parts needs anyway.
+    bootstrap "$scratch/node" ca-certificates,libstdc++6,libatomic1
+    install -D "$(readlink -f "$(command -v node)")" "$scratch/node/usr/local/bin/node"
+    mkdir -p "$scratch/node/usr/local/lib/node_modules"
+    cp -a "$(dirname "$(dirname "$(readlink -f "$(command -v npm)")")")" "$scratch/node/usr/local/lib/node_modules/npm"
+    ln -sf ../lib/node_modules/npm/bin/npm-cli.js "$scratch/node/usr/local/bin/npm"
+    commit docker.io/library/node:20-bookworm-slim "$scratch/node" --env "$path" --env "NODE_EXTRA_CA_CERTS=$bundle"
+fi

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -193,6 +194,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only those that need no program of the machine's")
     options = parser.parse_args()
+    python = TOOL / "python"
+    if Path(sys.prefix) != TOOLS / "venv":
+        # What they import is installed there.
+        os.execv(python, [str(python), *sys.argv])
     try:
         for line in validate([it for it in ALL if it.quick or not options.quick]):
             print(line)

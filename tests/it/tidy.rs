@@ -150,6 +150,7 @@ fn a_request_sees_one_table() {
     let allowed = [
         ("gateway/mod.rs", 1),        // the one of a request
         ("server/connection.rs", 1),  // a connection's limits, before it has a request
+        ("server/entry.rs", 1),       // whose a new connection is
         ("server/h2.rs", 1),          // the same for one of HTTP/2
         ("server/mod.rs", 3),         // accepting; the thread's keeper; the starts that a restart left open
         ("gateway/unpolled.rs", 1),   // one ask in the background

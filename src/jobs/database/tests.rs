@@ -224,3 +224,24 @@ async fn handles_are_bounded_over_all_users() {
     assert!((limits::LOOKUP_HANDLES / 2..=limits::LOOKUP_HANDLES).contains(&open), "{open} open");
     assert_eq!(home.find("u0", 12).await.unwrap(), "working_videos/new.mp4");
 }
+
+#[test]
+fn a_query_is_planned_once_for_all_projects() {
+    let home = Home::new();
+    home.database("ann");
+    let handle = Handle::open(&home.file("ann"), Duration::ZERO).unwrap();
+    for project_id in [12, 13, 99] {
+        let ask = Ask {
+            path: home.file("ann"),
+            lookup: home.lookup(QUERY, "{filename}"),
+            user: UserId::from_text("ann").unwrap(),
+            project_id,
+            since: Instant::now(),
+            reply: oneshot::channel().0,
+        };
+        let _ = handle.look_up(&ask);
+    }
+    let statement = handle.conn.prepare_cached(QUERY).unwrap();
+    assert_eq!(statement.get_status(rusqlite::StatementStatus::Run), 3);
+    assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+}

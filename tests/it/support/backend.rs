@@ -141,7 +141,7 @@ pub struct Recorder {
     /// The server beneath.
     pub backend: Backend,
     requests: Arc<Mutex<Vec<Received>>>,
-    strays: Arc<Mutex<Vec<ReadError>>>,
+    strays: Arc<Mutex<Vec<Option<Head>>>>,
 }
 
 impl Recorder {
@@ -153,15 +153,23 @@ impl Recorder {
     /// Starts one with an answer of its own.
     pub fn answering(answer: &'static str) -> Recorder {
         let requests: Arc<Mutex<Vec<Received>>> = Arc::default();
-        let strays: Arc<Mutex<Vec<ReadError>>> = Arc::default();
+        let strays: Arc<Mutex<Vec<Option<Head>>>> = Arc::default();
         let (kept, odd) = (Arc::clone(&requests), Arc::clone(&strays));
         let backend = Backend::start(move |connection, wire| {
             loop {
-                match read_request(wire) {
-                    Ok((head, body)) => kept.lock().unwrap().push(Received { head, body, connection }),
-                    Err(ReadError::Closed) => return Ok(()),
-                    Err(error) => {
-                        odd.lock().unwrap().push(error);
+                let head = match wire.read_head() {
+                    Ok(head) => head,
+                    // Some proxies end a connection that they no longer need with a reset.
+                    Err(ReadError::Closed | ReadError::Reset) => return Ok(()),
+                    Err(_) => {
+                        odd.lock().unwrap().push(None);
+                        return Ok(());
+                    }
+                };
+                match wire.read_body(head.framing(Framing::Empty)) {
+                    Ok(body) => kept.lock().unwrap().push(Received { head, body, connection }),
+                    Err(_) => {
+                        odd.lock().unwrap().push(Some(head));
                         return Ok(());
                     }
                 }
@@ -191,6 +199,11 @@ impl Recorder {
     /// Counts what arrived but was no whole request.
     pub fn strays(&self) -> usize {
         self.strays.lock().unwrap().len()
+    }
+
+    /// Returns the heads of what arrived but was no whole request; `None` for one whose head was none.
+    pub fn stray_heads(&self) -> Vec<Option<Head>> {
+        self.strays.lock().unwrap().clone()
     }
 
     /// Forgets what came so far.

@@ -1,11 +1,11 @@
 //! A small exact HTTP/1.1 client: what is sent is what was written, what came is all there to look at.
 
 use std::io;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use super::DEADLINE;
 use super::wire::{Body, Framing, Head, Headers, ReadError, Wire, find};
@@ -138,6 +138,14 @@ impl Connection {
     /// Connects, or says why not.
     pub fn try_open(addr: SocketAddr) -> io::Result<Connection> {
         Ok(Connection { wire: Wire::new(TcpStream::connect_timeout(&addr, DEADLINE)?), addr })
+    }
+
+    /// Connects from another address of the loopback network.
+    pub fn open_from(client: IpAddr, addr: SocketAddr) -> Connection {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+        socket.connect(&addr.into()).unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
+        Connection { wire: Wire::new(socket.into()), addr }
     }
 
     /// Changes how long each call may take.

@@ -18,6 +18,8 @@ use super::client;
 use super::parts::{Set, quick_folder};
 use super::{eventually, signal, within};
 
+/// Where it is set, the process gets no more descriptors than it says.
+const DESCRIPTORS: &str = "TEST_DESCRIPTORS";
 const BINARY: &str = env!("CARGO_BIN_EXE_export-gateway");
 
 /// Where a gateway's backends are.
@@ -83,6 +85,11 @@ impl Gateway {
     /// Starts a gateway with exactly this file, for which `/etc/hosts` is another one; it may be written in place.
     pub fn with_hosts(text: &str, hosts: &Path) -> Gateway {
         Gateway::launch(text, &[], Some(hosts.into()))
+    }
+
+    /// Starts a gateway with exactly this file that may not have more than so many descriptors.
+    pub fn with_descriptors(text: &str, descriptors: usize) -> Gateway {
+        Gateway::in_environment(text, &[(DESCRIPTORS, &descriptors.to_string())])
     }
 
     fn launch(text: &str, environment: &[(&str, &str)], hosts: Option<PathBuf>) -> Gateway {
@@ -291,8 +298,10 @@ impl Drop for Gateway {
 
 impl Process {
     fn start(config: &Path, environment: &[(String, String)], hosts: Option<&Path>) -> Process {
+        let has_few = environment.iter().any(|(name, _)| name == DESCRIPTORS);
+        let plain = || if has_few { command_with_few_descriptors() } else { command() };
         let mut child = hosts
-            .map_or_else(command, command_with_hosts)
+            .map_or_else(plain, command_with_hosts)
             .arg("--config")
             .arg(config)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -332,6 +341,12 @@ pub fn is_running(pid: u32) -> bool {
 /// Returns a command of the gateway's binary, for its command line.
 pub fn command() -> Command {
     in_plain_environment(Command::new(BINARY))
+}
+
+fn command_with_few_descriptors() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!(r#"ulimit -n "${DESCRIPTORS}" && exec "$0" "$@""#)]).arg(BINARY);
+    in_plain_environment(command)
 }
 
 /// The same in a mount namespace of its own, where this file is `/etc/hosts`; the process id is still the gateway's.
