@@ -390,6 +390,7 @@ pub(crate) struct LimitsFile {
     #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
     pub(crate) connections: Written<u32>,
     /// Client connections of one address (IPv6: of one /64); left out: as many as there are.
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
     pub(crate) connections_per_address: Option<Written<u32>>,
     /// A request body that stops.
     pub(crate) body_idle: Written<Duration>,
