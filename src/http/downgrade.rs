@@ -113,7 +113,11 @@ pub fn from_http1<B>(answer: &mut Response<B>, wants_trailers: bool) -> Vec<Head
 }
 
 /// What must not come behind a body: framing, routing, who somebody is (RFC 9110, 6.5.1).
-const NO_TRAILERS: [HeaderName; 10] = [
+const NO_TRAILERS: [HeaderName; 14] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::UPGRADE,
     header::AUTHORIZATION,
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,

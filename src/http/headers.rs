@@ -63,7 +63,7 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
     target::check(request, limits)?;
     let mut head = Head::default();
     let mut bytes = 0;
-    let mut upgrade_websocket = false;
+    let (mut upgrade_websocket, mut promises_trailers) = (false, false);
     for (name, value) in request.headers() {
         bytes += name.as_str().len() + value.len() + 4;
         match name.as_str() {
@@ -100,6 +100,7 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
             "proxy-connection" => head.hop.proxy_connection = true,
             "proxy-authorization" => head.hop.proxy_authorization = true,
             "forwarded" => head.hop.forwarded = true,
+            "trailer" => promises_trailers = true,
             _ => {}
         }
     }
@@ -111,6 +112,9 @@ pub fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Head, Refusal> 
     }
     if head.nominates {
         check_nominated(request.headers())?;
+    }
+    if promises_trailers {
+        check_trailers(request.headers())?;
     }
     if upgrade_websocket {
         head.websocket = is_websocket(request, &head)?;
@@ -130,8 +134,11 @@ fn is_protected(token: &[u8]) -> bool {
         b"content-type",
         b"content-encoding",
     ];
-    PROTECTED.iter().any(|name| token.eq_ignore_ascii_case(name))
-        || token.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
+    PROTECTED.iter().any(|name| token.eq_ignore_ascii_case(name)) || is_forwarding(token)
+}
+
+fn is_forwarding(token: &[u8]) -> bool {
+    token.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
 }
 
 fn check_nominated(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -141,6 +148,30 @@ fn check_nominated(headers: &HeaderMap) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// What is decided about or replaced in a head must not come once more behind the body (RFC 9110, 6.5.1). Framing, `Host`,
+/// `Authorization` and what describes the body are left behind by hyper, promised or not.
+fn check_trailers(headers: &HeaderMap) -> Result<(), Refusal> {
+    const OF_THE_HEAD: [&[u8]; 9] = [
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"upgrade",
+        b"forwarded",
+        b"cookie",
+        b"idempotency-key",
+        b"x-request-id",
+    ];
+    let must_not = |token: &[u8]| {
+        let dashed: Vec<u8> = token.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        is_forwarding(&dashed) || OF_THE_HEAD.iter().any(|name| dashed.eq_ignore_ascii_case(name))
+    };
+    match headers.get_all(header::TRAILER).iter().flat_map(tokens).any(must_not) {
+        true => Err(Refusal::BadRequest("Trailer names a field that it must not name")),
+        false => Ok(()),
+    }
 }
 
 /// Says whether `Connection` names this field: the identity header must not be taken away that way.
@@ -331,6 +362,10 @@ mod tests {
             assert!(refused("GET", "/", &[host, ("connection", bad)]), "{bad:?}");
         }
         assert!(refused("GET", "/", &[host, ("expect", "200-ok")]));
+        for bad in ["x-forwarded-for", "X-Sum, Cookie", "Forwarded", "connection", "x_forwarded_for", "Upgrade"] {
+            assert!(refused("POST", "/", &[host, ("transfer-encoding", "chunked"), ("trailer", bad)]), "{bad:?}");
+        }
+        assert!(!refused("POST", "/", &[host, ("transfer-encoding", "chunked"), ("trailer", "X-Sum, ")]));
     }
 
     #[test]

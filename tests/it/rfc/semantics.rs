@@ -63,6 +63,13 @@ fn identity() -> Vec<Case> {
     }
     cases.push(Case::refuse(post("Trailer: X-User-Id\nTransfer-Encoding: chunked", "0\r\nX-User-Id: m\r\n\r\n")));
     cases.push(Case::refuse(post("Trailer: a, x_user_id\nTransfer-Encoding: chunked", "0\r\n\r\n")));
+    for name in
+        ["X-Forwarded-For", "x_forwarded_host", "Forwarded", "Cookie", "Idempotency-Key", "Connection", "Upgrade"]
+    {
+        let (head, body) =
+            (format!("Trailer: X-A, {name}\nTransfer-Encoding: chunked"), format!("0\r\n{name}: 6\r\n\r\n"));
+        cases.push(Case::refuse(post(&head, &body)));
+    }
     cases
 }
 
