@@ -71,10 +71,11 @@ async fn answer_or_refuse(
     mut record: Box<Record>,
 ) -> (Reply, Box<Record>) {
     let _task = core.tasks.begin();
+    let waits = request.headers().contains_key(header::EXPECT);
     let answered = AssertUnwindSafe(answer(&core, &peer, &table, route, request, &mut record)).catch_unwind().await;
     let reply = match answered {
         Ok(Ok(reply)) => reply,
-        Ok(Err(refusal)) => Reply::refuse(&refusal, &mut record),
+        Ok(Err(refusal)) => refuse_waiting(&refusal, waits, &mut record),
         // The panic's own message has gone to the log through the hook. A start may have left before it.
         Err(_) if record.route == RouteName::Start => {
             Reply::refuse(&Refusal::StartOutcomeUnknown(StatusCode::INTERNAL_SERVER_ERROR), &mut record)
@@ -136,6 +137,16 @@ pub fn note_early(core: &Rc<Core>, peer: &Rc<Peer>, early: &Early) {
     record.complete = true;
 }
 
+/// Makes the answer of a refusal; a client that `waits` for a word about its body may send it all the same, so that nothing
+/// after it could be told from a request (RFC 9110, 10.1.1).
+fn refuse_waiting(refusal: &Refusal, waits: bool, record: &mut Record) -> Reply {
+    let mut reply = Reply::refuse(refusal, record);
+    if waits {
+        reply.head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply
+}
+
 /// Answers a request that there is no room for.
 pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, request: &Request<Incoming>) -> Response<ReplyBody> {
     refuse(core, peer, request, &Refusal::Overloaded)
@@ -145,7 +156,7 @@ pub fn shed(core: &Rc<Core>, peer: &Rc<Peer>, request: &Request<Incoming>) -> Re
 pub fn refuse(core: &Rc<Core>, peer: &Rc<Peer>, request: &Request<Incoming>, refusal: &Refusal) -> Response<ReplyBody> {
     let id = call::request_id(core, request.headers());
     let mut record = Box::new(Record::begin(core.recorder.clone(), request, peer.address_value.clone(), id));
-    let reply = Reply::refuse(refusal, &mut record);
+    let reply = refuse_waiting(refusal, request.headers().contains_key(header::EXPECT), &mut record);
     finish(core, peer, reply, record)
 }
 

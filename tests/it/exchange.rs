@@ -126,6 +126,24 @@ fn a_backend_that_does_not_know_100_gets_the_body_after_a_while() {
 }
 
 #[test]
+fn a_refusal_before_an_expected_body_says_that_the_connection_ends() {
+    let recorder = Recorder::start();
+    let gateway = Gateway::start(&recorder);
+    for (target, field) in
+        [("/api/export/a%2Fb", "X-A: 1"), ("/", "X-User-Id: a,b"), ("/api/export/status/x", "X-A: 1")]
+    {
+        let method = if target.contains("status") { "GET" } else { "PUT" };
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{field}\r\n");
+        let mut connection = Connection::open(gateway.addr());
+        connection.send(format!("{head}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n").as_bytes());
+        let answer = connection.read(method).unwrap();
+        assert!(answer.status >= 400 && answer.interim.is_empty(), "{target}: {answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"), "{target}");
+        connection.expect_closed();
+    }
+}
+
+#[test]
 fn an_unknown_expectation_is_417_and_goes_nowhere() {
     let recorder = Recorder::start();
     let gateway = Gateway::start(&recorder);
