@@ -142,7 +142,7 @@ impl Shape for u32 {
 }
 
 impl Shape for Fraction {
-    const TEXT: &'static str = r"^[0-9.]+([eE][-+]?[0-9]+)?$";
+    const TEXT: &'static str = r"^\+?[0-9.]+([eE][-+]?[0-9]+)?$";
 
     fn bare() -> Option<Json> {
         Some(json!({"type": "number", "exclusiveMinimum": 0, "maximum": 1}))
@@ -222,5 +222,6 @@ impl Shape for Text {
 }
 
 impl Shape for Store {
-    const TEXT: &'static str = r"^([^:]+|rediss?(-sentinel|-cluster)?://\S+)$";
+    /// A path may have colons, but no `://`.
+    const TEXT: &'static str = r"^(([^:]|:[^/]|:/[^/])+:?/?|rediss?(-sentinel|-cluster)?://\S+)$";
 }

@@ -202,6 +202,21 @@ fn what_comes_from_the_environment_fits() {
     assert!(quoted.iter().all(|text| is_served(text)));
 }
 
+#[test]
+fn an_odd_text_that_is_served_fits() {
+    let odd = [
+        ("jobs.store", "data/jobs:1.db"),
+        ("jobs.store", "c:/jobs/:/x:"),
+        ("circuit.failure_share", "+5e-1"),
+        ("rollout.percent", "-0.00"),
+    ]
+    .map(|(path, value)| with(path, value));
+    for (text, problems) in odd.iter().zip(problems(&odd)) {
+        assert!(is_served(text), "{text}");
+        assert_eq!(problems, [""; 0], "{text}");
+    }
+}
+
 /// Each bound that the schema names is the gateway's: the number itself is taken by both, the one beyond it by neither.
 #[test]
 fn the_schemas_bounds_are_the_gateways() {
