@@ -42,16 +42,9 @@ enum Stage {
     Chunks(Chunks),
     /// Made unreadable: nothing after it is read as a message.
     Refused,
-    /// Not HTTP/1.1.
-    Off,
 }
 
 impl Screen {
-    /// Looks at nothing: for a connection that speaks something else.
-    pub fn off() -> Screen {
-        Screen { stage: Stage::Off, ..Screen::default() }
-    }
-
     /// Returns the length of the head's first line, bytes, as far as it has come: its target's and a few more.
     pub fn request_line(&self) -> usize {
         self.first
@@ -66,7 +59,7 @@ impl Screen {
         match self.stage {
             Stage::RequestLine => self.line > 0,
             Stage::Fields | Stage::Head | Stage::Refused => true,
-            Stage::Length(_) | Stage::Chunks(_) | Stage::Off => false,
+            Stage::Length(_) | Stage::Chunks(_) => false,
         }
     }
 
@@ -106,7 +99,7 @@ impl Screen {
                     }
                 }
                 Stage::Head => break,
-                Stage::Refused | Stage::Off => return bytes.len(),
+                Stage::Refused => return bytes.len(),
             }
         }
         at
