@@ -231,6 +231,8 @@ pub const H2_ERROR_RESETS: usize = 256;
 pub const H2_CANCELLED: u32 = 200;
 /// A stream that lives for less than this was cancelled at once.
 pub const H2_AT_ONCE: Duration = Duration::from_secs(1);
+/// How long a client of HTTP/2 that has been told to go may be silent when nothing is under way, before it is cut.
+pub const H2_GOODBYE: Duration = Duration::from_secs(5);
 /// A silent HTTP/2 connection is asked this often whether anybody is there.
 pub const H2_PING: Duration = Duration::from_secs(30);
 /// And has this long to answer: on a slow line some MiB of an answer are before the question.

@@ -178,8 +178,8 @@ impl Client {
                 None => Box::pin(self.connect(pool, backend, offer)).await?,
             };
             let mut failed = match connection.try_send(request).await {
-                Ok(answer) if framing::is_ambiguous(answer.headers()) => return Err(SendError::Ambiguous),
-                Ok(answer) => {
+                Ok(mut answer) => {
+                    framing::settle(&mut answer).map_err(|_| SendError::Ambiguous)?;
                     let lease = Lease { connection: Some(connection), pool: pool.clone(), kept_back: None };
                     return Ok((answer, lease));
                 }

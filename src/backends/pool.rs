@@ -217,7 +217,9 @@ impl Pool {
             if connection.is_ready() && (repeat == Repeat::Safe || connection.peek.is_quiet()) {
                 return Some(connection);
             }
-            if now.duration_since(since) < limits::EARLY_CLOSE {
+            // One that is open and not ready is still given the body of a request that was answered before it was read.
+            let is_open = !connection.is_ready() && !connection.is_closed();
+            if !is_open && now.duration_since(since) < limits::EARLY_CLOSE {
                 self.distrust();
                 if repeat == Repeat::Never {
                     return None;

@@ -239,8 +239,8 @@ fn fault(after: &[u8], before: &[u8]) -> Option<usize> {
     after.iter().zip(before).position(|(after, before)| after != before)
 }
 
-/// Returns where the screen found the first fault, and whether the head has ended in its first line.
-fn looked_at(text: &[u8], sizes: impl Iterator<Item = usize>) -> (Option<usize>, bool) {
+/// Returns where the screen found the first fault, and how long the first line was.
+fn looked_at(text: &[u8], sizes: impl Iterator<Item = usize>) -> (Option<usize>, usize) {
     let mut bytes = text.to_vec();
     let mut screen = Screen::default();
     let mut rest = &mut bytes[..];
@@ -252,7 +252,7 @@ fn looked_at(text: &[u8], sizes: impl Iterator<Item = usize>) -> (Option<usize>,
         screen.look(piece);
         rest = after;
     }
-    (fault(&bytes, text), screen.is_in_request_line())
+    (fault(&bytes, text), screen.request_line())
 }
 
 /// The same by the rule: lines of a head end in CRLF, and the first that is not empty has no `#`.

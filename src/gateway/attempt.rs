@@ -115,6 +115,10 @@ pub async fn make(
     };
     let (parts, body) = answer.into_parts();
     let broken = |how, error: String| Seen::Broken { how, status: Some(parts.status), error };
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody asked for it here: what follows is no HTTP, and there is no answer.
+        return broken(Broken::Unreadable, "backend switched protocols without being asked to".to_owned());
+    }
     let end = if parts.version == Version::HTTP_2 { BodyEnd::Flag } else { BodyEnd::Framing };
     let bound = Bound { idle: limit, ..bound };
     let body = match timeout_at(until, read_whole(body, end, bound, held)).await {

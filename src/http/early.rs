@@ -7,6 +7,9 @@ use uuid::Uuid;
 use crate::http::refusal::Refusal;
 use crate::http::screen::Screen;
 
+/// Bytes of a request line beside its target: `OPTIONS `, a blank and the version.
+const AROUND_TARGET: usize = 18;
+
 /// A refusal of a head that is not a request, on its way to the client.
 #[derive(Debug)]
 pub struct Early {
@@ -22,15 +25,16 @@ impl Early {
         Early { refusal, request_id: Uuid::now_v7().to_string() }
     }
 
-    /// Recognises the answer that hyper makes by itself: a 4xx of three lines, to be closed, without a body.
-    pub fn in_place_of(answer: &[u8], screen: &Screen) -> Option<Early> {
+    /// Recognises the answer that hyper makes by itself: a 4xx of three lines, to be closed, without a body; `target` is
+    /// the longest target that is taken, bytes.
+    pub fn in_place_of(answer: &[u8], screen: &Screen, target: usize) -> Option<Early> {
         let text = std::str::from_utf8(answer).ok()?;
         let lines: Vec<&str> = text.strip_suffix("\r\n\r\n")?.split("\r\n").collect();
         let [status, "connection: close", "content-length: 0"] = lines[..] else { return None };
         let refusal = match status.get(9..12)? {
             "400" => Refusal::BadRequest("The request is not valid HTTP/1.1"),
-            // The head outgrew its bound before its first line had ended.
-            "431" if screen.is_in_request_line() => Refusal::TargetTooLong,
+            // Of a head that is too large in all, what is too long in its first line is the target.
+            "431" if screen.request_line() > target + AROUND_TARGET => Refusal::TargetTooLong,
             "431" => Refusal::HeadersTooLarge,
             "414" => Refusal::TargetTooLong,
             _ => return None,
@@ -62,12 +66,15 @@ mod tests {
 
     #[test]
     fn only_hypers_own_answer_is_replaced() {
-        let screen = Screen::default();
-        let own =
-            |text: &str| Early::in_place_of(text.as_bytes(), &screen).map(|early| early.refusal.status().as_u16());
+        let mut screen = Screen::default();
+        screen.look(&mut [b'a'; 100]);
+        let judged = |text: &str, target| {
+            Early::in_place_of(text.as_bytes(), &screen, target).map(|early| early.refusal.status().as_u16())
+        };
+        let own = |text: &str| judged(text, 50);
         assert_eq!(own("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"), Some(400));
         let large = "HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(own(large), Some(414));
+        assert_eq!((own(large), judged(large, 82)), (Some(414), Some(431)));
         assert_eq!(
             own("HTTP/1.1 400 Bad Request\r\nserver: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"),
             None

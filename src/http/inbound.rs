@@ -224,11 +224,13 @@ pub struct Inbound {
     instead: Option<Bytes>,
     /// Interim answers of which a part is sent.
     interim: Bytes,
+    /// The longest target that is taken, bytes.
+    target: usize,
 }
 
 impl Inbound {
-    /// Wraps a client's socket.
-    pub fn new(socket: Socket, progress: Arc<Progress>) -> Inbound {
+    /// Wraps a client's socket; `target` is the longest target that is taken, bytes.
+    pub fn new(socket: Socket, progress: Arc<Progress>, target: usize) -> Inbound {
         Inbound {
             socket,
             progress,
@@ -237,6 +239,7 @@ impl Inbound {
             held: BytesMut::new(),
             instead: None,
             interim: Bytes::new(),
+            target,
         }
     }
 
@@ -323,7 +326,7 @@ impl Inbound {
         let instead = match &mut self.instead {
             Some(instead) => instead,
             None => {
-                let early = Early::in_place_of(buf, &self.screen)?;
+                let early = Early::in_place_of(buf, &self.screen, self.target)?;
                 let bytes = early.bytes();
                 *self.progress.early.lock().unwrap_or_else(PoisonError::into_inner) = Some(early);
                 self.instead.insert(bytes.into())

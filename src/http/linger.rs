@@ -1,8 +1,10 @@
 //! The end of a client's connection: what it still sends is read for a moment, so that the kernel does not answer with
 //! a reset that takes our last answer away (RFC 9112, 9.6). Bounded in time and bytes.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -43,29 +45,43 @@ impl Linger {
     }
 }
 
-/// A client's socket that lingers when it is shut down, and is else as it is.
+/// A client's socket that lingers when it is shut down and notes when bytes moved, and is else as it is.
 #[derive(Debug)]
 pub struct Lingering {
     socket: Socket,
     linger: Option<Linger>,
+    moved: Rc<Cell<Instant>>,
 }
 
 impl Lingering {
-    /// Wraps a client's socket.
-    pub fn new(socket: Socket) -> Lingering {
-        Lingering { socket, linger: None }
+    /// Wraps a client's socket; `moved` is when it last sent or took a byte.
+    pub fn new(socket: Socket, moved: Rc<Cell<Instant>>) -> Lingering {
+        Lingering { socket, linger: None, moved }
+    }
+
+    fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = written {
+            self.moved.set(Instant::now());
+        }
+        written
     }
 }
 
 impl AsyncRead for Lingering {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.moved.set(Instant::now());
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Lingering {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.note_write(written)
     }
 
     fn poll_write_vectored(
@@ -73,7 +89,8 @@ impl AsyncWrite for Lingering {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.note_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -85,7 +102,7 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Lingering { socket, linger } = &mut *self;
+        let Lingering { socket, linger, .. } = &mut *self;
         Linger::poll(linger, socket, cx)
     }
 }

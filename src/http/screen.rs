@@ -25,6 +25,8 @@ pub struct Screen {
     stage: Stage,
     /// Bytes of the line so far, its end not counted.
     line: usize,
+    /// Bytes of the request line, as far as it has come.
+    first: usize,
     /// The last byte seen.
     last: u8,
 }
@@ -50,8 +52,12 @@ impl Screen {
         Screen { stage: Stage::Off, ..Screen::default() }
     }
 
-    /// Says whether the head has ended in its first line: then it is the target that is too long.
-    pub fn is_in_request_line(&self) -> bool {
+    /// Returns the length of the head's first line, bytes, as far as it has come: its target's and a few more.
+    pub fn request_line(&self) -> usize {
+        self.first
+    }
+
+    fn is_in_request_line(&self) -> bool {
         matches!(self.stage, Stage::RequestLine)
     }
 
@@ -117,6 +123,9 @@ impl Screen {
             piece[hash] = POISON;
         }
         self.line += piece.len();
+        if self.is_in_request_line() {
+            self.first = self.line;
+        }
         self.last = piece.last().copied().unwrap_or(self.last);
         let Some(end) = end else { return length };
         if self.last == b'\r' {

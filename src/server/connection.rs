@@ -56,7 +56,7 @@ pub async fn serve(
     let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     progress.interim.written_by(&task);
     let peer = guest.peer(socket.scheme(), BodyEnd::Framing, progress.clone());
-    let io = TokioIo::new(Inbound::new(socket, progress.clone()));
+    let io = TokioIo::new(Inbound::new(socket, progress.clone(), table.limits.target));
     let service = stack::service(core.clone(), peer.clone(), &in_flight);
     let mut connection = builder(&table).serve_connection(io, service).with_upgrades();
     let mut patience = Patience::new(&table);

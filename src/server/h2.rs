@@ -2,6 +2,7 @@
 //!
 //! Every stream becomes a request of HTTP/1.1 ([`crate::http::downgrade`]) and goes the way that all requests go.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -43,7 +44,7 @@ pub async fn serve(
 ) {
     let table = core.gateway.table.load_full();
     let (header_timeout, idle_timeout) = (table.server.header_timeout, table.server.idle_timeout);
-    let write_idle = table.limits.write_idle;
+    let moved = Rc::new(Cell::new(Instant::now()));
     let streams = Rc::new(Streams::new(core.gateway.clone(), &table.limits));
     let client = guest.address();
     let origin = Origin { scheme: socket.scheme(), peek: socket.peek_handle(), guest };
@@ -55,7 +56,8 @@ pub async fn serve(
         })
     };
     let mut connection = pin!(
-        builder(&table, StreamTasks(streams.clone())).serve_connection(TokioIo::new(Lingering::new(socket)), service)
+        builder(&table, StreamTasks(streams.clone()))
+            .serve_connection(TokioIo::new(Lingering::new(socket, moved.clone())), service)
     );
     drop(table);
     let mut draining = pin!(async move {
@@ -76,7 +78,10 @@ pub async fn serve(
         loop {
             let now = Instant::now();
             let due = match (told, streams.idle_since()) {
-                (Some(told), Some(since)) if streams.has_begun() => told.max(since) + write_idle,
+                // The end of an answer may still be on its way; a client that is asleep answers nothing.
+                (Some(told), Some(since)) if streams.has_begun() => {
+                    told.max(since).max(moved.get()) + limits::H2_GOODBYE
+                }
                 (Some(told), Some(_)) => told + limits::LINGER,
                 (None, Some(since)) if drains && streams.has_begun() => since,
                 // A connection that came just now gets its one request answered.

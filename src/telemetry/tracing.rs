@@ -6,9 +6,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::telemetry::access_log::Format;
 
-/// Sets the process's subscriber up; `EXPORT_GATEWAY_LOG` filters (default `info`).
+/// What is logged by default. What h2 warns of is a client's doing, names none, and comes as often as clients like.
+const FILTER: &str = "info,h2=error";
+
+/// Sets the process's subscriber up; `EXPORT_GATEWAY_LOG` filters (default `info`, `h2` from `error` on).
 pub fn init(format: Format) {
-    let filter = EnvFilter::try_from_env("EXPORT_GATEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("EXPORT_GATEWAY_LOG").unwrap_or_else(|_| EnvFilter::new(FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // It fails only when a subscriber is set already, as in tests that share a process.
     let _ = match format {

@@ -232,6 +232,19 @@ fn what_is_under_way_is_answered_when_the_gateway_goes() {
 }
 
 #[test]
+fn a_client_that_is_asleep_does_not_keep_the_gateway_from_going() {
+    let recorder = Recorder::start();
+    let mut secure = Secure::start(&recorder, |_, _| {});
+    let mut asleep = Client::open(&secure.trust(&["h2"]), secure.gateway.addr());
+    asleep.request(1, &h2_frames::get("/"), END_STREAM);
+    assert_eq!(asleep.verdict(1), Verdict::Answer(200));
+    // It takes neither the GOAWAY nor the question behind it; the drain time-out would be 75 s.
+    secure.gateway.signal("TERM");
+    assert!(secure.gateway.wait(Duration::from_secs(30)).success());
+    drop(asleep);
+}
+
+#[test]
 fn a_large_upload_is_slowed_down_by_its_backend() {
     let backend = Backend::start(|_, wire| {
         let head = wire.read_head()?;

@@ -2,7 +2,7 @@
 
 use crate::support::backend::{Backend, read_request, say};
 use crate::support::client::{Connection, Request, send};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, set};
 use crate::support::wire::{Framing, ReadError, latin1};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -179,5 +179,34 @@ fn one_before_a_backend_that_breaks_off_does_not_look_like_an_answer() {
         }
         // The connection to the client is as good as before.
         assert!(!matches!(connection.exchange(&Request::get("/")), Err(ReadError::Malformed(_))));
+    }
+}
+
+#[test]
+fn starts_and_polls_do_not_take_a_101_for_an_answer() {
+    const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    const JOB: &str = "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{\"job_id\":\"j101\"}";
+    let backend = Backend::start(|_, wire| {
+        loop {
+            let (head, _) = read_request(wire)?;
+            // One start is answered, after a hint; all else would like to be something other than HTTP.
+            let answers = head.header("x-answer").is_some();
+            say(wire, if answers { "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" } else { SWITCH });
+            say(wire, if answers { JOB } else { "\u{1}\u{2}" });
+        }
+    });
+    let gateway = Gateway::with(&backend, |table| set(table, "rollout.percent", 0.0));
+    let start = || Request::post_json("/api/export/overlay/start", &crate::support::client::overlay(1));
+    assert_eq!(send(gateway.addr(), &start().header("X-Answer", "1")).field("job_id"), "j101");
+    let handshake = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")];
+    let asking = |request: Request| handshake.iter().fold(request, |it, (name, value)| it.header(name, value));
+    for (request, status, code) in [
+        (start(), 502, "start_outcome_unknown"),
+        (asking(start().header("Sec-WebSocket-Key", "a")), 502, "start_outcome_unknown"),
+        (Request::get("/api/export/overlay/status/j101"), 503, "owner_unavailable"),
+        (asking(Request::get("/api/export/status/j101").header("Sec-WebSocket-Key", "a")), 503, "owner_unavailable"),
+    ] {
+        let answer = send(gateway.addr(), &request);
+        assert_eq!((answer.status, answer.field("code").as_str()), (status, code), "{answer:?}");
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde_json::Value;
 use toml::Table;
 
+use crate::support::backend::{Backend, say};
 use crate::support::client::{Connection, Request};
 use crate::support::gateway::{Gateway, set};
 use crate::support::parts;
 use crate::support::rude::{Rude, Step, refused_addr};
 use crate::support::scene::{self, calm, everybody_on_legacy, start_of};
-use crate::support::wire::latin1;
+use crate::support::wire::{Framing, latin1};
 
 const ROUNDS: usize = 1_000;
 
@@ -129,6 +130,36 @@ fn a_status_poll_never_fails_over_a_connection_that_closes() {
         let answer = connection.exchange(&poll).unwrap();
         assert_eq!(answer.status, 200, "poll {n}: {}", answer.text());
     }
+}
+
+#[test]
+fn an_answer_before_the_end_of_an_upload_costs_no_other_request_its_connection() {
+    let backend = Backend::start(|_, wire| {
+        loop {
+            let head = wire.read_head()?;
+            let is_early = head.line.contains(" /early ");
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            if is_early {
+                say(wire, answer);
+            }
+            wire.read_body(head.framing(Framing::Empty))?;
+            if !is_early {
+                say(wire, answer);
+            }
+        }
+    });
+    let gateway = Gateway::with(&backend, |table| set(table, "server.threads", 1));
+    let post = Request::new("POST", "/next").body("x");
+    let mut uploading = Connection::open(gateway.addr());
+    uploading.send(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab");
+    assert_eq!(uploading.read("POST").unwrap().text(), "ok");
+    let mut connection = Connection::open(gateway.addr());
+    for _ in 0..5 {
+        assert_eq!(connection.exchange(&post).unwrap().text(), "ok");
+    }
+    assert_eq!(backend.connections(), 2, "one for the upload, one for all others");
+    uploading.send(b"cd");
+    assert_eq!(uploading.exchange(&post).unwrap().text(), "ok", "the upload goes on behind its answer");
 }
 
 #[test]

@@ -100,6 +100,8 @@ const SECTIONS: [(&str, &[(&[u8], Expect)]); 7] = [
             (b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nok", Broken),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok", Broken),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", Any(200, "ok")),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", Any(200, "ok")),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2,2\r\nContent-Length: 2\r\n\r\nok", Any(200, "ok")),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Whole(200, "ok")),
         ],
     ),
@@ -233,4 +235,45 @@ fn a_backends_broken_framing_is_never_passed_on_as_whole() {
     }
     println!("{table}");
     assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// RFC 9110, 8.6: no recipient may be shown a length that is none, also where nobody needs it to find the end.
+#[test]
+fn an_answer_without_a_body_has_one_length_or_none() {
+    let cases: [(&str, &str, &str, Result<Option<&str>, ()>); 11] = [
+        ("HEAD", "200 OK", "Content-Length: 5\r\n", Ok(Some("5"))),
+        ("HEAD", "200 OK", "Content-Length: 5, 5\r\n", Ok(Some("5"))),
+        ("HEAD", "200 OK", "Content-Length: 5\r\nContent-Length: 5\r\n", Ok(Some("5"))),
+        ("HEAD", "200 OK", "Content-Length: 5, 6\r\n", Err(())),
+        ("HEAD", "200 OK", "Content-Length: 5\r\nContent-Length: 6\r\n", Err(())),
+        ("HEAD", "200 OK", "Content-Length: +5\r\n", Err(())),
+        ("HEAD", "200 OK", "Content-Length:\r\n", Err(())),
+        ("HEAD", "200 OK", "Content-Length: 99999999999999999999\r\n", Err(())),
+        ("HEAD", "204 No Content", "Content-Length: 5\r\n", Ok(None)),
+        ("GET", "204 No Content", "Content-Length: 5, 6\r\n", Ok(None)),
+        ("GET", "304 Not Modified", "Content-Length: 5, 6\r\n", Err(())),
+    ];
+    for (method, status, length, expected) in cases {
+        let bytes = format!("HTTP/1.1 {status}\r\n{length}\r\n");
+        let backend = Backend::start(move |_, wire| {
+            loop {
+                read_request(wire)?;
+                wire.send(bytes.as_bytes()).map_err(|_| ReadError::Closed)?;
+            }
+        });
+        let gateway = Gateway::start(&backend);
+        let mut connection = Connection::open(gateway.addr());
+        for _ in 0..2 {
+            let answer = connection.exchange(&Request::new(method, "/")).expect("an answer");
+            let is_refused = answer.status == 502 && answer.all("content-length").len() == 1;
+            match expected {
+                Ok(length) => assert_eq!(
+                    (answer.status, answer.all("content-length")),
+                    (status[..3].parse().unwrap(), length.into_iter().collect()),
+                    "{status} {length:?}"
+                ),
+                Err(()) => assert!(is_refused, "{status} {length:?}: {answer:?}"),
+            }
+        }
+    }
 }
