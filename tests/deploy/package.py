@@ -38,6 +38,7 @@ def lint(stage: Stage, package: Path) -> None:
     for path in [
         "./usr/bin/export-gateway",
         "./etc/export-gateway/gateway.toml",
+        "./etc/export-gateway/environment",
         "./etc/logrotate.d/export-gateway",
         "./usr/share/export-gateway/gateway.schema.json",
         "./usr/share/man/man1/export-gateway.1.gz",

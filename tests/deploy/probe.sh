@@ -75,6 +75,8 @@ row "kill -9: who comes meanwhile is served by the next one" "yes"
 # The access log as a file, turned over by logrotate as the package has it; traces by way of the environment file.
 sed -i 's|^# \[log\]|[log]|; s|^# access = |access = |' $file
 echo OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:8000 >>/etc/export-gateway/environment
+[[ $(stat -c %U:%a /etc/export-gateway/environment) == root:640 ]]
+systemd-run --quiet --pipe --wait -p EnvironmentFile=/etc/export-gateway/environment /usr/bin/export-gateway check --config $file
 systemctl restart export-gateway
 until_so 10 readyz
 log=/var/log/export-gateway/access.log
