@@ -64,7 +64,7 @@ def main() -> int:
 def traces(scratch: Path) -> set[str]:
     """What a run could leave on this machine: mounts, network namespaces and interfaces, firewall rules, processes."""
     places = {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()}
-    mounts = {f"mount {place}" for place in places if str(scratch) in place or "netns" in place or "containers" in place}
+    mounts = {f"mount {place}" for place in places if place.startswith((f"{scratch}/", "/run/netns"))}
     links = {f"link {line.split(':')[1].strip()}" for line in run("ip", "-o", "link").stdout.splitlines()}
     spaces = {f"netns {line}" for line in run("ip", "netns").stdout.splitlines()}
     rules = {f"rule {line}" for line in run("iptables-save", check=False).stdout.splitlines() if line.startswith("-A")}
