@@ -233,6 +233,8 @@ def degraded(stage: Stage, parts: Parts, config: Path, ports: tuple[int, int]) -
 def tidy(stage: Stage) -> None:
     graph = stage.scratch / "containers"
     if graph.exists():
+        # Else a run without images would remove the machine's own containers.
+        environment(stage)
         run("podman", "rm", "-fa", "-t", "1", check=False)
         run("buildah", "rm", "-a", check=False)
         run("podman", "unmount", "-a", check=False)
