@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what the package has beside the binary: manual page, changelog, completions. Arguments: binary, folder.
+# Makes what the package has beside the binary: manual page, changelog, completions, JSON Schema. Arguments: binary, folder.
 set -euo pipefail
 
 binary=$1
@@ -11,3 +11,4 @@ gzip -9n <"$here/../../CHANGELOG.md" >"$folder/changelog.gz"
 "$binary" completions bash >"$folder/export-gateway.bash"
 "$binary" completions zsh >"$folder/_export-gateway"
 "$binary" completions fish >"$folder/export-gateway.fish"
+"$binary" schema >"$folder/gateway.schema.json"

@@ -193,6 +193,10 @@ impl Client {
                 Some(_) => return Err(SendError::HandedBack(failed.into_error())),
                 None => {
                     let error = SendError::from_hyper(failed.into_error());
+                    if was_pooled && repeat == Repeat::Never && matches!(error, SendError::Closed(_)) {
+                        // It may have been closed a moment too late to see: what is not repeated gets a fresh one next.
+                        pool.borrow_mut().distrust();
+                    }
                     match (error, spare.take()) {
                         (SendError::Closed(_) | SendError::Refused(_), Some(spare)) => spare.into_request(),
                         (error, _) => return Err(error),

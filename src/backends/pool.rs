@@ -245,7 +245,8 @@ impl Pool {
         self.name.as_ref().is_none_or(|name| connection.peer.is_some_and(|peer| name.has(peer)))
     }
 
-    fn distrust(&mut self) {
+    /// For a while, requests that cannot be repeated get no used connection.
+    pub(super) fn distrust(&mut self) {
         self.distrusted_until = Some(Instant::now() + limits::DISTRUST);
     }
 }

@@ -26,9 +26,11 @@ const CODES: [(&str, &str); 3] = [
     ("64", "the configuration cannot be used; every problem is on standard error"),
 ];
 
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 4] = [
     ("/etc/export-gateway/gateway.toml", "who exports where; live within a second of being saved"),
     ("/var/lib/export-gateway/jobs.db", "which backend owns which job"),
+    ("/var/log/export-gateway/access.log", "a line per request, where log.access names it; else standard output"),
+    ("/usr/share/export-gateway/gateway.schema.json", "what schema prints, for editors"),
 ];
 
 /// Writes the page in roff.

@@ -216,12 +216,16 @@ pub(super) fn screen(bytes: &[u8]) {
 /// that `kind` decides.
 fn fault_of_connection(text: &[u8], kind: u8, mut sizes: impl Iterator<Item = usize>) -> Option<usize> {
     let mut bytes = text.to_vec();
-    let (mut screen, mut at, mut heads) = (Screen::default(), 0, 0_u8);
+    let (mut screen, mut at, mut heads) = (Screen::default(), 0, 0_u32);
     while at < bytes.len() {
         if screen.awaits() {
-            heads = heads.wrapping_add(1);
-            let is_chunked = kind.rotate_right(u32::from(heads)) & 1 == 1;
-            screen.go_on(if is_chunked { Follows::Chunks } else { Follows::Length(u64::from(kind / 8 % heads)) });
+            heads += 1;
+            let is_chunked = kind.rotate_right(heads) & 1 == 1;
+            screen.go_on(if is_chunked {
+                Follows::Chunks
+            } else {
+                Follows::Length(u64::from(u32::from(kind / 8) % heads))
+            });
         }
         let size = sizes.next().unwrap_or(1).min(bytes.len() - at);
         let taken = screen.look(&mut bytes[at..at + size]);

@@ -145,7 +145,8 @@ def is_allowed(start: Start, got: Got, fired: tuple[Fault | None, Fault | None],
     return {
         "accepted": bool(on_workers),
         "legacy": bool(on_legacy) or unknown,
-        "rejected": 400 <= got.status < 500 or got.status == 500 and bool(on_workers),
+        # Asked again after such a race, a refusal says nothing of the first attempt.
+        "rejected": 400 <= got.status < 500 or got.status == 500 and bool(on_workers) or idempotent and unknown,
         "unknown": unknown or idempotent and bool(on_workers),
     }[workers.then]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stage import HERE, Failure, Stage, need, run
 
-PACKAGES = "systemd,systemd-sysv,dbus,curl,adduser,init-system-helpers,ca-certificates,python3,procps"
+PACKAGES = "systemd,systemd-sysv,dbus,curl,adduser,init-system-helpers,ca-certificates,python3,procps,logrotate"
 UNIT = """[Unit]
 Description=the deployment test
 After=multi-user.target
@@ -25,10 +25,11 @@ WantedBy=multi-user.target
 def exercise(stage: Stage, first: Path, second: Path) -> None:
     began = time.monotonic()
     clean, root = stage.scratch / "boot-clean", stage.scratch / "boot"
-    if not (clean / ".done").exists():
+    done = clean / ".done"
+    if not (done.exists() and done.read_text() == PACKAGES):
         shutil.rmtree(clean, ignore_errors=True)
         run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", clean, "http://deb.debian.org/debian", limit=900)
-        (clean / ".done").touch()
+        done.write_text(PACKAGES)
         stage.seconds("boot", "debootstrap", time.monotonic() - began)
     shutil.rmtree(root, ignore_errors=True)
     run("cp", "-a", clean, root)

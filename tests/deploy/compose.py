@@ -89,6 +89,29 @@ class Project:
         return self.engine.docker("inspect", container, "--format", "{{.State.Health.Status}}").stdout.strip()
 
 
+def docker_run(stage: Stage, engine: Engine) -> None:
+    """How long Docker itself takes from `run` to ready: with the image's own file, a volume, and few rights."""
+    rights = ["--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    command = [DOCKER, "run", "-d", *rights, "-v", "run:/var/lib/export-gateway", "export-gateway:deploy-test"]
+    script = (
+        "import json, subprocess, sys, time; sys.path.insert(0, sys.argv[1]); from stage import eventually, is_ready;"
+        "began = time.monotonic(); done = subprocess.run(json.loads(sys.argv[2]), capture_output=True, text=True, check=True);"
+        "ran = time.monotonic(); eventually('ready', lambda: is_ready(9901));"
+        "print(json.dumps([ran - began, time.monotonic() - began, done.stdout.strip()]))"
+    )
+    times = []
+    for _ in range(5):
+        done = run(*engine.enter, "python3", "-c", script, HERE, json.dumps(command), env=engine.environment)
+        ran, ready, container = json.loads(done.stdout)
+        times.append((ready, ran))
+        engine.docker("stop", "-t", "20", container)
+        code = engine.docker("inspect", container, "--format", "{{.State.ExitCode}}").stdout.strip()
+        need(code == "0", f"exit code {code}")
+        engine.docker("rm", "-v", container)
+    ready, ran = min(times)
+    stage.row("compose", "`docker run` to ready, best of five; `docker run` alone took", f"{ready * 1000:.0f} ms; {ran * 1000:.0f} ms")
+
+
 def start(engine: Engine, port: int) -> tuple[str, str]:
     status, headers, text = engine.ask(port, "/api/export/overlay/start", "POST", BODY)
     need(status == 200, f"a start: {status} {text}")
@@ -110,6 +133,7 @@ def exercise(stage: Stage) -> None:
     engine.load("localhost/export-gateway-parts:deploy-test", "export-gateway-parts:deploy-test")
     engine.load("docker.io/library/redis:7-bookworm", "redis:7-bookworm")
     stage.seconds("compose", "a Docker engine with the images", time.monotonic() - began)
+    docker_run(stage, engine)
     project = Project(stage, engine)
     try:
         journey(stage, engine, project)

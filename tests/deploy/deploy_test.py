@@ -10,6 +10,7 @@ is left behind but what was installed and .parts; --keep leaves the base images 
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -22,7 +23,7 @@ import edges
 import image
 import package
 import upgrade
-from stage import HERE, PARTS, TOOLS, Stage, fail, run
+from stage import HERE, PARTS, TOOLS, Stage, fail, need, run
 
 ALL = ["validators", "image", "rebuild", "compose", "upgrade", "edges", "package", "boot"]
 
@@ -39,6 +40,7 @@ def main() -> int:
     os.environ["EXPORT_GATEWAY_PARTS"] = str(PARTS)
     os.environ["EXPORT_GATEWAY_DEPLOY_PARTS"] = str(TOOLS)
     run(HERE / "machine.sh", limit=1800)
+    before = traces(options.scratch.absolute())
     began, stage = time.monotonic(), Stage(options.scratch.absolute())
     try:
         with stage.undo:
@@ -48,11 +50,30 @@ def main() -> int:
             image.tidy(stage)
             boot.tidy(stage)
             shutil.rmtree(stage.scratch, ignore_errors=True)
+            with stage.part("tidy"):
+                left = traces(stage.scratch) - before
+                need(not left and not stage.scratch.exists(), f"left behind: {sorted(left)}, {stage.scratch}")
+                stage.row("tidy", "mounts, namespaces, interfaces, rules, processes, scratch", "none left")
     print("\n| part | what | seen |\n| --- | --- | --- |")
     for row in stage.rows:
         print("| " + " | ".join(text.replace("\n", " ") for text in row) + " |")
     print(f"\n{'FAILED' if stage.failed else 'all good'}, {time.monotonic() - began:.0f} s")
     return 1 if stage.failed else 0
+
+
+def traces(scratch: Path) -> set[str]:
+    """What a run could leave on this machine: mounts, network namespaces and interfaces, firewall rules, processes."""
+    places = {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()}
+    mounts = {f"mount {place}" for place in places if place.startswith((f"{scratch}/", "/run/netns"))}
+    links = {f"link {line.split(':')[1].strip()}" for line in run("ip", "-o", "link").stdout.splitlines()}
+    spaces = {f"netns {line}" for line in run("ip", "netns").stdout.splitlines()}
+    rules = {f"rule {line}" for line in run("iptables-save", check=False).stdout.splitlines() if line.startswith("-A")}
+    processes = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{scratch}/" in (folder / "cmdline").read_bytes().decode(errors="replace"):
+                processes.add(f"process {folder.name}")
+    return mounts | links | spaces | rules | processes
 
 
 def exercise(stage: Stage, options: argparse.Namespace) -> None:
@@ -61,7 +82,7 @@ def exercise(stage: Stage, options: argparse.Namespace) -> None:
         with stage.part("validators"):
             done = run(HERE / "validators.py", limit=900)
             for line in done.stdout.splitlines():
-                stage.row("validators", *line.split(": ", 1))
+                stage.row("validators", *line.split("\t", 1))
     if wanted & {"image", "rebuild", "compose"} or not binary:
         image.environment(stage)
         with stage.part("image"):

@@ -1,6 +1,7 @@
-"""What stands beside the gateway: nginx by the files that ship, and the Worker's check on the real runtime."""
+"""What stands beside the gateway: nginx by the files that ship, HAProxy, and the Worker's check on the real runtime."""
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
@@ -71,6 +72,31 @@ def nginx(stage: Stage, gateway: Gateway, parts: Parts) -> None:
         stage.row("edges", f"nginx {name}: requests, failed; 5 WebSockets", f"{sum(seen.answered.values())}, 0; open")
 
 
+def haproxy(stage: Stage, binary: Path, parts: Parts) -> None:
+    """A TCP balancer with the PROXY protocol: legacy is told the client's address, and who sends no header is closed."""
+    gateway, port, folder = Gateway(stage, binary, parts, "behind-haproxy"), free_port(), stage.folder("haproxy")
+    (folder / "haproxy.cfg").write_text(
+        "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n"
+        f"listen exports\n  bind 127.0.0.1:{port}\n  server gateway 127.0.0.1:{gateway.port} send-proxy-v2\n"
+    )
+    settings = gateway.folder / "gateway.toml"
+    proxied = '[server]\ntrusted_proxies = ["127.0.0.1/32"]\nproxy_protocol = true\n'
+    later = settings.with_name("new")
+    later.write_text(settings.read_text().replace("[server]\n", proxied))
+    later.rename(settings)
+    stage.start("haproxy", "-db", "-f", folder / "haproxy.cfg")
+    # Until the edit is live, the header is no request.
+    told = lambda: json.loads(ask(port, "/api/echo/x", source="127.0.0.9")[2]).get("headers")
+    sent = {name.lower(): value for name, value in eventually("HAProxy and the edit", told)}
+    need(sent["x-forwarded-for"] == "127.0.0.9", f"legacy is told {sent}")
+    try:
+        status = ask(gateway.port, "/api/echo/x")[0]
+    except (OSError, http.client.HTTPException):
+        status = None
+    need(status is None, f"without a header: {status}")
+    stage.row("edges", "HAProxy, send-proxy-v2: legacy is told the client; no header", "127.0.0.9; closed")
+
+
 def worker(stage: Stage, binary: Path, parts: Parts) -> None:
     """The gateway with its credential is let in, whoever has none or another is not, and loses no export by it."""
     folder, secret = stage.folder("worker"), "a-secret-of-this-test"
@@ -122,5 +148,6 @@ def exercise(stage: Stage, binary: Path) -> None:
     run(HERE.parent / "backends" / "setup.sh", limit=600)
     parts = Parts(stage)
     nginx(stage, Gateway(stage, binary, parts, "behind-nginx"), parts)
+    haproxy(stage, binary, parts)
     worker(stage, binary, parts)
     wrangler(stage)

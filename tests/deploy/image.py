@@ -88,7 +88,8 @@ class Container:
 
     def __init__(self, stage: Stage, config: Path, *options: object) -> None:
         self.began = time.monotonic()
-        mount = ["-v", f"{config}:/etc/export-gateway:ro"]
+        inside = "/etc/export-gateway/gateway.toml" if config.is_file() else "/etc/export-gateway"
+        mount = ["-v", f"{config}:{inside}:ro"]
         self.id = run("podman", "run", "-d", "--network=host", *RIGHTS, *mount, *options, TAG).stdout.split()[-1]
         stage.undo.callback(run, "podman", "rm", "-f", "-t", "1", self.id, check=False)
 
@@ -155,6 +156,7 @@ def exercise(stage: Stage) -> None:
     began = time.monotonic()
     need(container.stop() == 0, "exit code after stop")
     stage.seconds("image", "`stop` (drain_delay 2 s)", time.monotonic() - began)
+    mounted_alone(stage, text, ports)
     mistakes(stage, text, ports)
     degraded(stage, parts, config, ports)
 
@@ -171,6 +173,19 @@ def edits(stage: Stage, config: Path, text: str, admin: int) -> None:
     swap_config(config, text)
     eventually("percent = 0 is live", lambda: 'percent{type="overlay"} 0' in ask(admin, "/metrics")[2], 5)
     stage.seconds("image", "a ConfigMap-like swap in the mounted folder is live", slowest, LIVE)
+
+
+def mounted_alone(stage: Stage, text: str, ports: tuple[int, int]) -> None:
+    """A file that is mounted without its folder is warned of, in the log and by `check`: an edit would not be seen."""
+    file = stage.folder("alone") / "gateway.toml"
+    file.write_text(text)
+    file.chmod(0o644)
+    container, words = Container(stage, file), "mounted as a single file"
+    eventually("readiness", lambda: is_ready(ports[1]))
+    checked = run("podman", "exec", container.id, "/usr/bin/export-gateway", "check")
+    need(words in container.log() and words in checked.stdout + checked.stderr, f"{container.log()}\n{checked}")
+    stage.row("image", "a single-file mount: the log and `check`", "warn")
+    need(container.stop() == 0, "exit code after stop")
 
 
 def mistakes(stage: Stage, text: str, ports: tuple[int, int]) -> None:
@@ -218,6 +233,8 @@ def degraded(stage: Stage, parts: Parts, config: Path, ports: tuple[int, int]) -
 def tidy(stage: Stage) -> None:
     graph = stage.scratch / "containers"
     if graph.exists():
+        # Else a run without images would remove the machine's own containers.
+        environment(stage)
         run("podman", "rm", "-fa", "-t", "1", check=False)
         run("buildah", "rm", "-a", check=False)
         run("podman", "unmount", "-a", check=False)

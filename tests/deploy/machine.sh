@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 parts=${EXPORT_GATEWAY_DEPLOY_PARTS:-${EXPORT_GATEWAY_PARTS:-$(cd "$here/../.." && pwd)/.parts}/deploy}
 packages=(buildah podman runc conmon netavark aardvark-dns iptables debootstrap systemd-container docker.io docker-compose
-    lintian shellcheck nginx redis-server iproute2 man-db)
+    lintian shellcheck nginx haproxy redis-server iproute2 man-db)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -72,6 +72,27 @@ kill -KILL "$(main_pid)"
 curl -fsS --max-time 10 http://127.0.0.1:8080/api/echo/x >/dev/null
 row "kill -9: who comes meanwhile is served by the next one" "yes"
 
+# The access log as a file, turned over by logrotate as the package has it; traces by way of the environment file.
+sed -i 's|^# \[log\]|[log]|; s|^# access = |access = |' $file
+echo OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:8000 >>/etc/export-gateway/environment
+[[ $(stat -c %U:%a /etc/export-gateway/environment) == root:640 ]]
+systemd-run --quiet --pipe --wait -p EnvironmentFile=/etc/export-gateway/environment /usr/bin/export-gateway check --config $file
+systemctl restart export-gateway
+until_so 10 readyz
+log=/var/log/export-gateway/access.log
+pid=$(main_pid)
+curl -fsS http://127.0.0.1:8080/api/echo/earlier >/dev/null
+until_so 3 grep -q /api/echo/earlier $log
+[[ $(stat -c %U:%a $log) == export-gateway:640 && $(stat -c %U:%a ${log%/*}) == export-gateway:750 ]]
+logrotate --force /etc/logrotate.d/export-gateway
+grep -q /api/echo/earlier $log.1
+curl -fsS http://127.0.0.1:8080/api/echo/later >/dev/null
+until_so 3 grep -q /api/echo/later $log
+[[ $(grep -c /api/echo/later $log.1) == 0 && $(main_pid) == "$pid" ]]
+row "access log as a file: logrotate, no signal: lines kept, new file" "yes"
+until_so 15 test -s /root/traces
+row "traces reach a collector named in the environment file, bytes" "$(head -n 1 /root/traces)"
+
 # A file that cannot be used: it stays down, with one reason, and is not started again and again.
 cp $file /root/good.toml
 sed -i 's/^percent = 10/percent = 101/' $file
@@ -91,8 +112,10 @@ systemctl stop export-gateway.socket export-gateway.service
 row "systemctl stop: exit code 0, within" "$((SECONDS - began + 1)) s"
 
 dpkg -r export-gateway
-[[ -e $file && -e /var/lib/export-gateway/jobs.db ]]
+[[ -e $file && -e /var/lib/export-gateway/jobs.db && -e $log ]]
 dpkg -P export-gateway
-[[ ! -e /etc/export-gateway && ! -e /var/lib/export-gateway ]]
-row "dpkg -r keeps file and jobs, -P takes them" "yes"
+for path in /etc/export-gateway /etc/logrotate.d/export-gateway /var/lib/export-gateway /var/log/export-gateway /usr/share/export-gateway; do
+    [[ ! -e $path ]] || { echo "$path is still there" >&2; false; }
+done
+row "dpkg -r keeps file, jobs and log, -P takes them" "yes"
 echo "the end"

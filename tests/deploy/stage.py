@@ -50,9 +50,9 @@ def eventually(what: str, probe: Callable, limit: float = 20, pause: float = 0.0
         time.sleep(pause)
 
 
-def ask(port: int, path: str, method: str = "GET", body: object = None, headers: dict | None = None, host="127.0.0.1"):
+def ask(port: int, path: str, method: str = "GET", body: object = None, headers: dict | None = None, source="127.0.0.1"):
     """One request over a connection of its own; returns status, headers and body."""
-    connection = http.client.HTTPConnection(host, port, timeout=70)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=70, source_address=(source, 0))
     try:
         data = json.dumps(body) if body is not None else None
         sent = {**({"Content-Type": "application/json"} if data else {}), **(headers or {})}

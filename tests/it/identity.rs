@@ -2,19 +2,23 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::support::client::{self, Request, Response};
-use crate::support::eventually;
+use crate::support::backend::Recorder;
+use crate::support::client::{self, Connection, Request, Response};
 use crate::support::gateway::{self, Backends, Gateway, set as set_key, unset};
 use crate::support::parts::{self, Set, header_of, quick_folder};
 use crate::support::scene::{assert_own, header, line_of, only, poll_of, start_as, start_of};
 use crate::support::tokens::{self, Es256, claims, hs256};
 use crate::support::websocket::Socket;
+use crate::support::{End, eventually};
 
 const SECRET: &str = "a secret that only the issuer has, of good length";
 
@@ -293,6 +297,69 @@ fn a_changed_key_file_is_live_within_a_second_and_a_broken_one_changes_nothing()
     fs::remove_file(tokens.keys()).unwrap();
     eventually("the missing file is shown", || (tokens.readiness().0 == "degraded").then_some(()));
     assert_eq!(status(&by_old), 404);
+}
+
+/// A set of two keys, as an issuer has it while it changes them.
+fn both(one: (&Es256, &str), other: (&Es256, &str)) -> String {
+    let key = |(key, id): (&Es256, &str)| serde_json::from_str::<Value>(&key.jwks(id)).unwrap()["keys"][0].take();
+    json!({"keys": [key(one), key(other)]}).to_string()
+}
+
+#[test]
+fn keys_are_replaced_under_load_and_nobody_is_turned_away() {
+    let recorder = Recorder::answering(
+        "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n{\"detail\":\"Not Found\"}",
+    );
+    let folder = quick_folder("gateway-folder");
+    let file = folder.path().join("keys");
+    let keys: Vec<_> = ["a", "b", "c", "d", "e"].map(|id| (Es256::new(), id)).into();
+    let token = |at: usize| keys[at].0.token(keys[at].1, &claims("ann"));
+    let set = |at: usize| both((&keys[at].0, keys[at].1), (&keys[at + 1].0, keys[at + 1].1));
+    fs::write(&file, set(0)).unwrap();
+    let backends = Backends { legacy: recorder.url(), workers: recorder.url(), data: folder.path().into() };
+    let gateway = Gateway::with(backends, |table| {
+        set_key(table, "identity.jwt.keys", file.display().to_string());
+        set_key(table, "identity.jwt.audience", "exports");
+    });
+    let poll = |token: &str| bearer(poll_of("ignored", "no-such-job", None), token);
+    let status = |token: &str| client::send(gateway.addr(), &poll(token)).status;
+    let (at, sent, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let tokens: Vec<_> = (0..keys.len()).map(token).collect();
+    let ended = AtomicBool::new(false);
+    let began = Instant::now();
+    let took = thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut kept = Connection::open(gateway.addr());
+                while !ended.load(Ordering::SeqCst) {
+                    let answer = kept.exchange(&poll(&tokens[at.load(Ordering::SeqCst)]));
+                    sent.fetch_add(1, Ordering::SeqCst);
+                    if !answer.as_ref().is_ok_and(|answer| answer.status == 404) {
+                        failed.lock().unwrap().push(format!("{answer:?}"));
+                        return;
+                    }
+                    // 1,000 a second in all, as far as the machine allows.
+                    thread::sleep(Duration::from_millis(8));
+                }
+            });
+        }
+        // Whatever fails here, the threads above end.
+        let _end = End(&ended);
+        for next in 1..keys.len() - 1 {
+            let before = sent.load(Ordering::SeqCst);
+            // The issuer signs with a key that is known already, then publishes the one after it and forgets the first.
+            at.store(next, Ordering::SeqCst);
+            eventually("requests with the next key", || (sent.load(Ordering::SeqCst) >= before + 250).then_some(()));
+            fs::write(&file, set(next)).unwrap();
+            eventually("the new set", || (status(&tokens[next + 1]) == 404).then_some(()));
+            assert_eq!(status(&tokens[next - 1]), 401, "the first is forgotten");
+        }
+        began.elapsed()
+    });
+    let sent = sent.into_inner();
+    println!("{sent} requests in {took:?}, 3 sets of keys");
+    assert_eq!(failed.into_inner().unwrap(), Vec::<String>::new());
+    assert!(sent >= 750, "{sent}");
 }
 
 #[test]

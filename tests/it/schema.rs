@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -77,14 +77,24 @@ fn with(path: &str, value: impl Into<toml::Value>) -> String {
     table.to_string()
 }
 
+/// Adds every gateway.toml below a folder.
+fn find(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => find(&entry.path(), into),
+            false if entry.file_name() == "gateway.toml" => into.push(entry.path()),
+            false => {}
+        }
+    }
+}
+
 #[test]
 fn every_shipped_file_fits_the_schema() {
     let mut files = vec![root().join("gateway.toml"), everything()];
     for folder in ["deploy", "docs", "examples"] {
-        let entries = fs::read_dir(root().join(folder)).into_iter().flatten().flatten();
-        let is_toml = |path: &PathBuf| path.extension().is_some_and(|it| it == "toml");
-        files.extend(entries.map(|entry| entry.path()).filter(is_toml));
+        find(&root().join(folder), &mut files);
     }
+    assert!(files.len() > 8, "what is shipped lies in folders below: {files:?}");
     let texts: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     for (file, problems) in files.iter().zip(problems(&texts)) {
         assert_eq!(problems, [""; 0], "{}", file.display());

@@ -19,7 +19,7 @@ use crate::support::parts::{quick_folder, shared};
 use crate::support::scene::start_as;
 use crate::support::tls::Authority;
 use crate::support::tls_client::{Tls, Trust};
-use crate::support::{client, eventually};
+use crate::support::{End, client, eventually};
 
 mod outbound;
 
@@ -138,15 +138,6 @@ fn each_name_gets_its_own_certificate() {
     }
     assert!(secure.trust(&[]).connect(addr, "localhost").is_ok());
     assert_eq!(recorder.requests().len(), 4);
-}
-
-/// Tells threads to end when it is dropped.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 #[test]

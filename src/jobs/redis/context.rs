@@ -26,6 +26,8 @@ pub(super) struct Context {
     pub(super) run: Box<str>,
     pub(super) clock: Clock,
     pub(super) link: watch::Sender<Option<Link>>,
+    /// Whether a connection was lost, and the first attempt at another is under way.
+    mending: AtomicBool,
     pub(super) closed: AtomicBool,
     keep_ms: AtomicU64,
     key_keep_ms: AtomicU64,
@@ -61,6 +63,7 @@ impl Context {
             run: run.into(),
             clock,
             link: watch::Sender::new(None),
+            mending: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             keep_ms: AtomicU64::new(0),
             key_keep_ms: AtomicU64::new(0),
@@ -147,13 +150,22 @@ impl Context {
         self.open[place(backend)].fetch_add(change, Ordering::Relaxed);
     }
 
-    /// Returns the connection, or why there is none: then nothing is sent.
-    fn current(&self) -> Result<Link, Cause> {
+    /// Returns the connection, or why there is none: then nothing is sent. Where one was lost just now, the first attempt
+    /// at another is waited for: most of them succeed at once, and who asks meanwhile must not pay for it.
+    async fn current(&self) -> Result<Link, Cause> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Cause::Closed);
         }
-        let link = self.link.borrow().clone();
+        let mut links = self.link.subscribe();
+        let decided = links.wait_for(|link| link.is_some() || !self.mending.load(Ordering::Acquire));
+        let link = timeout(limits::REDIS_SETTLE, decided).await.ok().and_then(|held| held.ok()?.clone());
         link.ok_or_else(|| self.health().err().unwrap_or(Cause::Opening))
+    }
+
+    /// Notes that an attempt to connect has ended: with a connection, or with none.
+    pub(super) fn attempted(&self, link: Option<Link>) {
+        self.mending.store(false, Ordering::Release);
+        self.link.send_replace(link);
     }
 
     /// Waits for a connection to ask once more by.
@@ -169,7 +181,7 @@ impl Context {
 
     /// Sends a command that changes nothing, and once more when the answer is lost.
     pub(super) async fn read(&self, command: &Cmd) -> Result<Value, StoreError> {
-        let link = self.current().map_err(StoreError::Unavailable)?;
+        let link = self.current().await.map_err(StoreError::Unavailable)?;
         let error = match link.read(command).await {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -185,7 +197,7 @@ impl Context {
     /// it was carried out, since every script knows its own earlier doing by a token, or does not mind.
     pub(super) async fn write(&self, key: &str, command: &Cmd, care: Care) -> Result<Value, StoreError> {
         let durable = care == Care::Durable;
-        let link = self.current().map_err(StoreError::NotWritten)?;
+        let link = self.current().await.map_err(StoreError::NotWritten)?;
         let error = match link.write(key, command, durable).await {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -215,6 +227,7 @@ impl Context {
             self.link.send_if_modified(|held| {
                 let is_it = held.as_ref().is_some_and(|held| held.number == link.number);
                 if is_it {
+                    self.mending.store(true, Ordering::Release);
                     *held = None;
                 }
                 is_it

@@ -56,10 +56,13 @@ async fn stay_connected(context: Arc<Context>, opened: SyncSender<()>) {
         match open(&context, number).await {
             Ok(link) => {
                 context.set_health(Ok(()));
-                context.link.send_replace(Some(link));
+                context.attempted(Some(link));
                 count(&context).await;
             }
-            Err(cause) => context.set_health(Err(cause)),
+            Err(cause) => {
+                context.set_health(Err(cause));
+                context.attempted(None);
+            }
         }
         // Nobody listens after the first time, or when that took too long.
         let _ = opened.try_send(());

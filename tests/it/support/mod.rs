@@ -25,12 +25,22 @@ pub mod websocket;
 pub mod wire;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long anything in a test may take before it counts as failed.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Tells threads to end when it is dropped, whatever else fails.
+#[derive(Debug)]
+pub struct End<'a>(pub &'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
 
 /// Returns the top of the checkout.
 pub fn root() -> &'static Path {

@@ -1,5 +1,8 @@
 //! What becomes of operations when answers are lost, and when Redis is away, full, read-only or somebody else's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::jobs::record::Closing;
 use crate::jobs::redis_server::{Loss, Middleman, SAFE};
@@ -128,6 +131,37 @@ async fn a_redis_that_is_away_fails_at_once_says_why_and_is_found_again_with_all
     until("found again", async || store.health().is_ok()).await;
     assert_eq!(store.job(&id("j1")).await.unwrap().unwrap().user, UserId::from_text("ann"));
     store.put_intent(intent("k")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_costs_nobody_anything_where_another_is_made_at_once() {
+    let redis = Redis::start();
+    let store = Arc::new(open(&redis.url()));
+    store.put_job(job("j1", Some("ann")), None).await.unwrap();
+    let ended = Arc::new(AtomicBool::new(false));
+    let askers: Vec<_> = (0..8)
+        .map(|number| {
+            let (store, ended) = (store.clone(), ended.clone());
+            tokio::spawn(async move {
+                let mut asked = 0;
+                while !ended.load(Ordering::SeqCst) {
+                    let key = format!("k-{number}-{asked}");
+                    store.put_intent(intent(&key)).await.unwrap();
+                    assert!(store.job(&id("j1")).await.unwrap().is_some());
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+    }
+    ended.store(true, Ordering::SeqCst);
+    for asker in askers {
+        assert!(asker.await.expect("no operation failed") > 0);
+    }
 }
 
 #[tokio::test]
