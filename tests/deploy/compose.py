@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from image import TAG, build_with
+from image import READY, TAG, build_with
 from stage import HERE, ROOT, Failure, Stage, eventually, need, run
 
 NETWORK = "export-gateway-deploy"
@@ -110,6 +110,7 @@ def docker_run(stage: Stage, engine: Engine) -> None:
         engine.docker("rm", "-v", container)
     ready, ran = min(times)
     stage.row("compose", "`docker run` to ready, best of five; `docker run` alone took", f"{ready * 1000:.0f} ms; {ran * 1000:.0f} ms")
+    need(ready < READY, f"from `docker run` to ready in {ready} s at best, must be {READY} s")
 
 
 def start(engine: Engine, port: int) -> tuple[str, str]:
