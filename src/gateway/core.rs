@@ -172,6 +172,6 @@ impl Peer {
 }
 
 /// Says whether an address is in one of the networks; IPv4 that comes as IPv6 counts as IPv4.
-fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+pub fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     !networks.is_empty() && networks.iter().any(|network| network.contains(&address.to_canonical()))
 }

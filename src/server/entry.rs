@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::gateway::core::{Core, Peer};
+use crate::gateway::core::{Core, Peer, is_in};
 use crate::gateway::seats::{Seat, Unseated};
 use crate::http::body::BodyEnd;
 use crate::http::early::Early;
@@ -79,7 +79,7 @@ pub async fn announced(
 ) -> Option<Entry> {
     let table = core.gateway.table.load_full();
     let proxy = peer.ip().to_canonical();
-    if !table.server.trusted_proxies.iter().any(|network| network.contains(&proxy)) {
+    if !is_in(&table.server.trusted_proxies, proxy) {
         core.gateway.turned.note(&core.gateway, Unseated::ProxyHeader, proxy);
         return None;
     }
@@ -120,7 +120,7 @@ fn seated(
     (address, is_nameless): (IpAddr, bool),
     mut seat: Seat,
 ) -> Option<Entry> {
-    let is_proxy = table.server.trusted_proxies.iter().any(|network| network.contains(&address));
+    let is_proxy = is_in(&table.server.trusted_proxies, address);
     let limit = table.limits.connections_per_address.filter(|_| !is_proxy);
     if seat.name(address, limit) {
         return Some(Entry { tcp, guest: Guest::new(address, is_nameless, seat) });

@@ -1,13 +1,15 @@
 //! A kept connection that its backend closes at the instant of its use: a start is never sent twice, a GET never fails.
 
 use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 use toml::Table;
 
 use crate::support::backend::{Backend, say};
-use crate::support::client::{Connection, Request};
+use crate::support::client::{self, Connection, Request};
 use crate::support::gateway::{Gateway, set};
 use crate::support::parts;
 use crate::support::rude::{Rude, Step, refused_addr};
@@ -130,6 +132,39 @@ fn a_status_poll_never_fails_over_a_connection_that_closes() {
         let answer = connection.exchange(&poll).unwrap();
         assert_eq!(answer.status, 200, "poll {n}: {}", answer.text());
     }
+}
+
+#[test]
+fn a_start_that_is_asked_again_gets_a_connection_of_its_own() {
+    // Two connections that answer one start each, and end with the next one in their hands.
+    let both = Barrier::new(2);
+    let workers = Backend::start(move |connection, wire| {
+        for number in 0..2 {
+            let head = wire.read_head()?;
+            wire.read_body(head.framing(Framing::Empty))?;
+            if number == 1 {
+                break;
+            }
+            if connection < 2 {
+                both.wait();
+            }
+            let body = format!(r#"{{"job_id":"again-{connection}"}}"#);
+            say(wire, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        }
+        Ok(())
+    });
+    let gateway = Gateway::with(scene::workers_at(parts::shared(), workers.url()), |table| {
+        one_thread(table);
+        set(table, "backends.workers.idempotent", true);
+    });
+    let start = start_of("overlay", r#"{"project_id":1,"key":"k"}"#).user("reuse");
+    let send = || client::send(gateway.addr(), &start);
+    thread::scope(|scope| {
+        [scope.spawn(send), scope.spawn(send)].map(|sent| assert_eq!(sent.join().unwrap().status, 200))
+    });
+    let answer = send();
+    assert_eq!((answer.status, answer.field("job_id").as_str()), (200, "again-2"), "{}", answer.text());
+    assert_eq!(workers.connections(), 3);
 }
 
 #[test]
